@@ -1,0 +1,3 @@
+//! Sites, job scripts, and one backend per batch system.
+
+pub mod backend;

@@ -1,0 +1,1 @@
+//! Problem sets, splits, and code out of answers.

@@ -1,0 +1,1 @@
+//! Tasks, attempts, leases, reconcile: the state machine and its SQLite file.

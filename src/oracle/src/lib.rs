@@ -1,0 +1,1 @@
+//! What scores an answer: tests, partial credit, format; reward as a declared combination.

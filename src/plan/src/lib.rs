@@ -1,0 +1,1 @@
+//! Job file -> matrix -> graph of tasks with content keys.

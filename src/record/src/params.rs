@@ -1,0 +1,117 @@
+//! Parameters of every worker kind, with their defaults: what a job file may say under `params:`.
+//!
+//! They live here, in the crate without dependencies, because the planner must reject a typo with a line and a column
+//! on a login node that has no libtorch. Each struct's documentation is the text an editor shows (JSON Schema).
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+mod data;
+mod rl;
+mod tuning;
+
+pub use data::{CommandParams, CorpusParams, EvalParams, Keep, SampleParams, ServeParams, Split};
+pub use rl::{Algorithm, Oracle, Profile, RewardMode, RlParams};
+pub use tuning::{BaseParams, LoraParams, Precision, Schedule, SftParams};
+
+/// Kind and parameters of a task; serialises as `{"kind": "sft", "params": {...}}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", content = "params", rename_all = "kebab-case")]
+pub enum Params {
+    /// Generate the project's own problem set, split it, check the split.
+    Corpus(CorpusParams),
+    /// Train a tokenizer and a small decoder from scratch.
+    Base(BaseParams),
+    /// Serve a model over an OpenAI-compatible API while others need it.
+    Serve(ServeParams),
+    /// Draw n answers per problem, run each in the sandbox, keep those that the rule accepts.
+    Sample(SampleParams),
+    /// Supervised fine-tuning.
+    Sft(SftParams),
+    /// Reinforcement learning against an oracle.
+    Rl(RlParams),
+    /// Measure a model on a split.
+    Eval(EvalParams),
+    /// Run a program of the user's.
+    Command(CommandParams),
+}
+
+/// The worker kinds, without their parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    Corpus,
+    Base,
+    Serve,
+    Sample,
+    Sft,
+    Rl,
+    Eval,
+    Command,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 8] =
+        [Kind::Corpus, Kind::Base, Kind::Serve, Kind::Sample, Kind::Sft, Kind::Rl, Kind::Eval, Kind::Command];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Corpus => "corpus",
+            Kind::Base => "base",
+            Kind::Serve => "serve",
+            Kind::Sample => "sample",
+            Kind::Sft => "sft",
+            Kind::Rl => "rl",
+            Kind::Eval => "eval",
+            Kind::Command => "command",
+        }
+    }
+
+    /// A service stays up for others and produces no outputs.
+    #[must_use]
+    pub fn is_service(self) -> bool {
+        self == Kind::Serve
+    }
+
+    /// Roles under `inputs:` that the kind needs, and roles that it may have.
+    #[must_use]
+    pub fn roles(self) -> (&'static [&'static str], &'static [&'static str]) {
+        match self {
+            Kind::Corpus => (&[], &[]),
+            Kind::Base => (&["corpus"], &[]),
+            Kind::Serve => (&["model"], &[]),
+            Kind::Sample => (&["corpus"], &[]),
+            Kind::Sft => (&["model", "data"], &["corpus"]),
+            Kind::Rl => (&["model", "corpus"], &["reference"]),
+            Kind::Eval => (&["model", "corpus"], &[]),
+            // any roles: the command finds them in its environment
+            Kind::Command => (&[], &[]),
+        }
+    }
+
+    /// Roles under `services:` that the kind needs.
+    #[must_use]
+    pub fn service_roles(self) -> &'static [&'static str] {
+        match self {
+            Kind::Sample => &["generator"],
+            _ => &[],
+        }
+    }
+}
+
+impl Params {
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Params::Corpus(_) => Kind::Corpus,
+            Params::Base(_) => Kind::Base,
+            Params::Serve(_) => Kind::Serve,
+            Params::Sample(_) => Kind::Sample,
+            Params::Sft(_) => Kind::Sft,
+            Params::Rl(_) => Kind::Rl,
+            Params::Eval(_) => Kind::Eval,
+            Params::Command(_) => Kind::Command,
+        }
+    }
+}

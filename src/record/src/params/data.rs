@@ -1,0 +1,155 @@
+//! Parameters of the kinds that make, draw and measure data.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Which part of a problem set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Split {
+    Train,
+    Validation,
+    /// Families and values that training never saw.
+    HeldOut,
+}
+
+/// The project's own problem set: small stdin programs in families, from a seeded generator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CorpusParams {
+    pub seed: u64,
+    /// Problems in the training split.
+    pub train: u32,
+    /// Problems in the validation split.
+    pub validation: u32,
+    /// Problems in the held-out split (half new values of known families, half families never trained on).
+    pub held_out: u32,
+    /// Hidden tests per problem.
+    pub tests: u32,
+    /// Share of the demonstrations that are plausible but wrong programs: it leaves RL something true to improve.
+    pub wrong_demonstrations: f64,
+}
+
+impl Default for CorpusParams {
+    fn default() -> Self {
+        Self { seed: 17, train: 324, validation: 60, held_out: 120, tests: 6, wrong_demonstrations: 0.5 }
+    }
+}
+
+/// An OpenAI-compatible server over a model of the sweep.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServeParams {
+    /// Sequences decoded together.
+    pub max_batch: u32,
+    /// Requests waiting beyond that are answered 429.
+    pub queue: u32,
+    /// Stop after this long without a request, so that a forgotten server cannot outlive its sweep.
+    pub idle_timeout_s: u64,
+    /// Most new tokens of one answer, whatever a request asks.
+    pub max_new_tokens: u32,
+}
+
+impl Default for ServeParams {
+    fn default() -> Self {
+        Self { max_batch: 32, queue: 1024, idle_timeout_s: 1800, max_new_tokens: 1024 }
+    }
+}
+
+/// Which sampled answers go into the data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keep {
+    /// Only answers that pass every test.
+    Verified,
+    /// The best answer of each problem by partial credit, if it ran at all.
+    Best,
+    All,
+}
+
+/// Rejection sampling through a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SampleParams {
+    pub seed: u64,
+    pub split: Split,
+    /// Answers per problem.
+    pub n: u32,
+    pub temperature: f64,
+    pub top_p: f64,
+    pub max_new_tokens: u32,
+    pub keep: Keep,
+    /// Kept answers per problem at the most (different programs).
+    pub max_per_problem: u32,
+    /// Requests in flight.
+    pub concurrency: u32,
+    /// Problems to use; 0 is all.
+    pub limit: u32,
+}
+
+impl Default for SampleParams {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            split: Split::Train,
+            n: 8,
+            temperature: 1.0,
+            top_p: 1.0,
+            max_new_tokens: 96,
+            keep: Keep::Verified,
+            max_per_problem: 2,
+            concurrency: 8,
+            limit: 0,
+        }
+    }
+}
+
+/// Measuring a model: every problem, several samples, every program executed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalParams {
+    pub seed: u64,
+    pub split: Split,
+    /// Answers per problem.
+    pub samples: u32,
+    pub temperature: f64,
+    pub top_p: f64,
+    /// 0 is off.
+    pub top_k: u32,
+    pub max_new_tokens: u32,
+    /// Resamples of the percentile bootstrap over problems.
+    pub bootstrap: u32,
+    /// Problems to use; 0 is all.
+    pub limit: u32,
+}
+
+impl Default for EvalParams {
+    fn default() -> Self {
+        Self {
+            seed: 42,
+            split: Split::HeldOut,
+            samples: 4,
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            max_new_tokens: 96,
+            bootstrap: 10_000,
+            limit: 0,
+        }
+    }
+}
+
+/// A program of the user's. It runs in the attempt's `out/` directory; every file it leaves there is an output.
+/// Inputs are in `BESSEMER_INPUT_<ROLE>` (the upstream's output directory).
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CommandParams {
+    /// Program and arguments; no shell.
+    pub argv: Vec<String>,
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Files that must exist in the end, relative to the working directory.
+    #[serde(default)]
+    pub outputs: Vec<String>,
+}

@@ -1,0 +1,120 @@
+//! Parameters of reinforcement learning.
+
+use super::tuning::{LoraParams, Precision};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Policy-gradient method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Algorithm {
+    /// Value head, GAE, clipped ratio.
+    #[default]
+    Ppo,
+    /// Group baseline, no value head.
+    Grpo,
+}
+
+/// How tests become the functional reward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RewardMode {
+    /// 1 if every test passes, else 0.
+    Binary,
+    /// Staged: parses, runs, prints, passes k of T.
+    #[default]
+    PartialCredit,
+}
+
+/// Which reading of a published recipe (specs name the defects).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    #[default]
+    Corrected,
+    AsPublished,
+}
+
+/// One term of the reward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Oracle {
+    Tests,
+    /// Static security findings (gated by validity in the `corrected` profile).
+    Security,
+}
+
+/// Reinforcement learning of a policy against executed tests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RlParams {
+    pub seed: u64,
+    pub algorithm: Algorithm,
+    pub profile: Profile,
+    pub reward: RewardMode,
+    /// Adapter to train; `null` trains every weight.
+    pub lora: Option<LoraParams>,
+    pub precision: Precision,
+    pub episodes: u32,
+    /// Prompts per episode.
+    pub prompts: u32,
+    /// Rollouts per prompt.
+    pub rollouts: u32,
+    /// Rollouts per optimizer step.
+    pub minibatch: u32,
+    /// Passes over the episode's rollouts.
+    pub epochs: u32,
+    pub learning_rate: f64,
+    pub warmup_episodes: u32,
+    pub clip: f64,
+    pub kl_coef: f64,
+    /// Leave the episode's remaining passes when the mean KL to the rollout policy exceeds this; 0 is off.
+    pub target_kl: f64,
+    pub value_coef: f64,
+    pub entropy_coef: f64,
+    pub gamma: f64,
+    pub gae_lambda: f64,
+    pub max_grad_norm: f64,
+    pub temperature: f64,
+    pub top_p: f64,
+    /// 0 is off.
+    pub top_k: u32,
+    pub max_new_tokens: u32,
+    /// Measure the validation split every so many episodes and keep the best by it; 0 is off.
+    pub validate_every: u32,
+    pub checkpoint_every: u32,
+}
+
+impl Default for RlParams {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            algorithm: Algorithm::Ppo,
+            profile: Profile::Corrected,
+            reward: RewardMode::PartialCredit,
+            lora: Some(LoraParams::default()),
+            precision: Precision::Fp32,
+            episodes: 30,
+            prompts: 16,
+            rollouts: 8,
+            minibatch: 32,
+            epochs: 2,
+            learning_rate: 1e-3,
+            warmup_episodes: 2,
+            clip: 0.2,
+            kl_coef: 0.02,
+            target_kl: 0.2,
+            value_coef: 0.5,
+            entropy_coef: 0.0,
+            gamma: 1.0,
+            gae_lambda: 0.95,
+            max_grad_norm: 1.0,
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            max_new_tokens: 96,
+            validate_every: 10,
+            checkpoint_every: 5,
+        }
+    }
+}

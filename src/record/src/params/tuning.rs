@@ -1,0 +1,135 @@
+//! Parameters of training from scratch and of supervised fine-tuning.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Number format of weights and activations. LoRA weights and optimizer states are always fp32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    #[default]
+    Fp32,
+    /// With dynamic loss scaling; what a V100 wants.
+    Fp16,
+    Bf16,
+}
+
+/// Learning-rate schedule after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    Constant,
+    #[default]
+    Linear,
+    Cosine,
+}
+
+/// A tokenizer and a Llama-shaped decoder, trained from scratch on the corpus' demonstrations.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BaseParams {
+    pub seed: u64,
+    pub vocab_size: u32,
+    pub hidden: u32,
+    pub layers: u32,
+    pub heads: u32,
+    pub kv_heads: u32,
+    /// Width of the feed-forward layer.
+    pub intermediate: u32,
+    /// Longest sequence in tokens.
+    pub context: u32,
+    pub steps: u32,
+    /// Sequences per step.
+    pub batch: u32,
+    pub learning_rate: f64,
+    pub warmup_steps: u32,
+    pub checkpoint_every: u32,
+}
+
+impl Default for BaseParams {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            vocab_size: 400,
+            hidden: 128,
+            layers: 2,
+            heads: 4,
+            kv_heads: 2,
+            intermediate: 352,
+            context: 256,
+            steps: 150,
+            batch: 64,
+            learning_rate: 3e-3,
+            warmup_steps: 15,
+            checkpoint_every: 50,
+        }
+    }
+}
+
+/// Low-rank adapters; `None` in the job file (`lora: null`) is full fine-tuning.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraParams {
+    pub r: u32,
+    pub alpha: f64,
+    pub dropout: f64,
+    /// Linear layers that get an adapter.
+    pub targets: Vec<String>,
+}
+
+impl Default for LoraParams {
+    fn default() -> Self {
+        Self {
+            r: 16,
+            alpha: 32.0,
+            dropout: 0.0,
+            targets: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+                .map(str::to_owned)
+                .to_vec(),
+        }
+    }
+}
+
+/// Supervised fine-tuning on `{prompt, completion}` rows; the loss counts completion tokens only.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SftParams {
+    pub seed: u64,
+    pub lora: Option<LoraParams>,
+    pub precision: Precision,
+    pub epochs: u32,
+    /// Stop after this many optimizer steps; 0 is `epochs` alone.
+    pub max_steps: u32,
+    /// Sequences per micro-batch.
+    pub batch: u32,
+    pub accumulation: u32,
+    pub learning_rate: f64,
+    pub weight_decay: f64,
+    /// Share of the steps that warm up.
+    pub warmup: f64,
+    pub schedule: Schedule,
+    pub max_grad_norm: f64,
+    pub max_tokens: u32,
+    pub checkpoint_every: u32,
+}
+
+impl Default for SftParams {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            lora: Some(LoraParams::default()),
+            precision: Precision::Fp32,
+            epochs: 3,
+            max_steps: 0,
+            batch: 4,
+            accumulation: 4,
+            learning_rate: 2e-4,
+            weight_decay: 0.01,
+            warmup: 0.1,
+            schedule: Schedule::Linear,
+            max_grad_norm: 1.0,
+            max_tokens: 2048,
+            checkpoint_every: 50,
+        }
+    }
+}

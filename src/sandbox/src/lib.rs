@@ -1,0 +1,1 @@
+//! Run an untrusted program: limits, isolation, batches.
