@@ -15,6 +15,7 @@ pub mod metric;
 pub mod params;
 pub mod service;
 pub mod spec;
+pub mod verify;
 
 pub use attempt::{
     AttemptRecord, FailureClass, Outcome, OutputFile, ResultPointer, StartRecord, Status, Usage,
