@@ -1,0 +1,60 @@
+# The words of the README. Everything installs itself: libtorch privately into .libtorch/, Debian packages only where
+# we are root (else a message names them). Nothing needs a cargo tool beyond cargo itself.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# cargo-nextest where it is installed: a process per test, and one summary
+NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
+
+.PHONY: help demo planner worker libtorch packages test test-planner lint bench campaign parity clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: worker ## fetch libtorch, build, run jobs/quickstart.yaml here, print the table and the report's path
+	$(TARGET)/release/bessemer run jobs/quickstart.yaml
+
+planner: ## build the planner alone: no libtorch
+	$(CARGO) build --release -p bessemer
+
+worker: libtorch ## build planner and worker
+	$(CARGO) build --release -p bessemer -p bessemer-worker
+
+libtorch: ## fetch libtorch into .libtorch/ (resumable, checksummed)
+	@python3 scripts/libtorch.py
+
+packages: ## Debian packages that the tests use: a real Slurm, Chromium, shellcheck
+	@scripts/setup-packages.sh
+
+lint: libtorch ## rustfmt, clippy without warnings, shellcheck, no crate above its place
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@scripts/lint-rest.sh
+
+# The real-Slurm tests fail, rather than skip, when Slurm is missing: BESSEMER_WITHOUT_SLURM=1 says that you know.
+test: packages libtorch ## every test, the real-Slurm ones included
+	$(CARGO) build --workspace
+ifeq ($(NEXTEST),yes)
+	$(CARGO) nextest run --workspace --no-fail-fast
+	$(CARGO) test --workspace --doc -q
+else
+	$(CARGO) test --workspace --no-fail-fast
+endif
+
+test-planner: packages ## the tests of everything that needs no libtorch
+	$(CARGO) test -p bessemer -p bessemer-plan -p bessemer-cluster -p bessemer-ledger -p bessemer-report \
+	  -p bessemer-sandbox -p bessemer-record -p bessemer-generate -p bessemer-corpus -p bessemer-serve
+
+bench: packages ## measure against the peers, in one run: docs/BENCHMARKS.md
+	$(CARGO) bench -p bessemer --bench planner
+
+campaign: packages ## kill the planner at random moments, many times, against a fake and a real Slurm
+	scripts/campaign.sh
+
+parity: worker ## compare with transformers, PEFT and TRL (private venv; needs PyPI)
+	scripts/parity.sh
+
+clean: ## remove what was built (not libtorch, not runs)
+	$(CARGO) clean
