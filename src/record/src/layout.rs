@@ -48,6 +48,12 @@ pub fn attempts(task_dir: &Path) -> std::io::Result<Vec<u32>> {
     Ok(found)
 }
 
+/// In the run directory: frozen at submit.
+pub const JOB: &str = "job.yaml";
+pub const SITE: &str = "site.yaml";
+pub const PLAN: &str = "plan.json";
+pub const IDENTITY: &str = "identity";
+
 pub const TASK: &str = "task.json";
 pub const SCRIPT: &str = "job.sh";
 pub const STARTED: &str = "started.json";
@@ -57,6 +63,8 @@ pub const RECORD: &str = "record.json";
 pub const LOG: &str = "log.txt";
 pub const SCHED: &str = "sched";
 pub const OUT: &str = "out";
+/// Below [`OUT`] of an evaluation: one [`crate::metric::ProblemScores`] a line.
+pub const SCORES: &str = "scores.jsonl";
 pub const CKPT: &str = "ckpt";
 /// In the task directory, not the attempt's.
 pub const RESULT: &str = "result.json";

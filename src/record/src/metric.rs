@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// One row of `report --json`; `pandas.read_json(..., lines=False)` makes it a table row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -17,6 +18,21 @@ pub struct MetricRow {
     /// Samples behind `value`.
     pub n: u64,
     /// Samples that no oracle could judge; not part of `n`.
+    #[serde(default)]
+    pub unscored: u64,
+}
+
+/// What one problem scored in an evaluation, averaged over its scored samples: a line of `out/scores.jsonl`. Two
+/// evaluations of the same problems are compared problem by problem, which sees far smaller differences than comparing
+/// two intervals.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProblemScores {
+    /// Id of the problem; the same id is the same problem in every evaluation of a sweep.
+    pub problem: String,
+    /// Metric (as in [`MetricRow::metric`]) -> mean over the samples that could be scored.
+    pub scores: BTreeMap<String, f64>,
+    /// Samples behind the means.
+    pub n: u64,
     #[serde(default)]
     pub unscored: u64,
 }
