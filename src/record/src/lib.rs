@@ -7,6 +7,7 @@
 
 pub mod atomic;
 pub mod attempt;
+pub mod checkpoint;
 pub mod event;
 pub mod exit;
 pub mod key;

@@ -1,0 +1,3 @@
+//! Training: optimizer, schedules, checkpoints, supervised fine-tuning, PPO and GRPO.
+
+pub mod rl;
