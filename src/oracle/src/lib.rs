@@ -1,1 +1,4 @@
 //! What scores an answer: tests, partial credit, format; reward as a declared combination.
+
+pub mod format;
+pub mod judge;
