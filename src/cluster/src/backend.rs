@@ -3,12 +3,14 @@
 use record::Token;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A job as the scheduler knows it. The id alone is ambiguous (ids are reused, clusters differ; specs: F39), so the
 /// token travels with it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct JobRef {
-    /// `4711`, `4711_3` (Slurm array element), `12.server` (PBS), a process-group id (local).
+    /// `4711`, `4711_3` (Slurm array element), `12.server` (PBS), `PID-STARTTIME` (local). Empty where it is not known
+    /// (an uncertain submission): then only the token says which job is meant.
     pub id: String,
     /// Slurm's cluster name, where it was told.
     pub cluster: Option<String>,
@@ -22,9 +24,10 @@ pub struct Submission {
     pub token: Token,
     /// Absolute path of the rendered script.
     pub script: PathBuf,
-    /// Working directory and place for the scheduler's own output; exists already.
+    /// Place for the scheduler's own output (`ScriptInput::sched_dir`); exists already.
     pub dir: PathBuf,
-    /// `Some(n)`: array of n elements, indices 0..n.
+    /// `Some(n)`: array of n elements, indices 0..n. Only for backends whose [`Limits::max_array`] is above 1. The jobs
+    /// of an array all carry *this* token as their name, and ids `ARRAY_k`; a whole array is `ARRAY`.
     pub array: Option<u32>,
     /// Job ids that must have *succeeded*; only ids that are not known to be finished (specs: F8).
     pub after_ok: Vec<JobRef>,
@@ -160,4 +163,48 @@ pub trait Backend: Send + Sync {
 
     /// Scheduler commands run so far, for `-v` and the benchmarks.
     fn calls(&self) -> u64;
+
+    /// What one may ask of it.
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
+
+    /// `true` where nothing happens unless somebody keeps calling (local: there is no queue, so a submission that finds
+    /// no free slot is `Submitted::Limit` and has to be tried again, and `after_ok`/`after_start` are not looked at: hand
+    /// in tasks that are ready). `false` where the scheduler itself starts what was handed in.
+    fn needs_driver(&self) -> bool {
+        false
+    }
+
+    /// Returns when something may have changed, at the latest after `at_most`. Local: as soon as a job of ours ends.
+    /// Others can only let the time pass.
+    fn wait(&self, at_most: Duration) {
+        std::thread::sleep(at_most);
+    }
+
+    /// Is it there? A fast probe (`scontrol ping`, `qstat --version` and the server's answer), for `doctor` and before
+    /// many submissions. `Ok` is a line for people ("slurm 22.05.8, controller up").
+    ///
+    /// # Errors
+    /// A sentence: which command said what.
+    fn ping(&self) -> Result<String, String> {
+        Ok(String::new())
+    }
+}
+
+/// What a batch system lets one user do, as far as the site file says or a probe found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Most elements of one array (Slurm's `MaxArraySize`, which also caps the index); 1: no arrays.
+    pub max_array: u32,
+    /// Most jobs in the queue at one time, every array element counted; `None`: not known.
+    pub max_submit: Option<u32>,
+    /// Least seconds between two looks at the queue by anything that repeats by itself (specs: F14).
+    pub min_poll_s: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_array: 1, max_submit: None, min_poll_s: 0 }
+    }
 }

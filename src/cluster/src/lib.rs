@@ -1,3 +1,5 @@
 //! Sites, job scripts, and one backend per batch system.
 
 pub mod backend;
+pub mod render;
+pub mod site;

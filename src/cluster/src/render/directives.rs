@@ -1,0 +1,109 @@
+//! Directive lines from typed values.
+
+use super::quote::sbatch_path;
+use super::{RenderError, ScriptInput, Target};
+use crate::site::{Export, Flavor, GpuSpelling, Site};
+
+/// Megabytes (10^6) to the mebibytes that schedulers mean by `M` and `mb`, rounded up.
+pub(crate) fn mebibytes(memory_mb: u64) -> u64 {
+    memory_mb.saturating_mul(1_000_000).div_ceil(1 << 20)
+}
+
+/// `HH:MM:SS`, hours unbounded: both families read it.
+pub(crate) fn clock(seconds: u64) -> String {
+    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+pub(super) fn slurm(site: &Site, input: &ScriptInput, sched: &str) -> Vec<String> {
+    let r = &input.resources;
+    let pattern = match input.target {
+        Target::One(_) => "slurm-%j.out",
+        Target::Array { .. } => "slurm-%A_%a.out",
+    };
+    let mut d = vec![
+        format!("--job-name={}", input.token),
+        format!("--output={}", slurm_output(sched, pattern)),
+        "--open-mode=append".into(),
+        "--nodes=1".into(),
+        "--ntasks=1".into(),
+        format!("--cpus-per-task={}", r.cpus.max(1)),
+        format!("--mem={}M", mebibytes(r.memory_mb)),
+        format!("--time={}", clock(r.walltime_s)),
+    ];
+    if let Target::Array { size, .. } = input.target {
+        d.push(format!("--array=0-{}", size.saturating_sub(1)));
+    }
+    for (option, value) in [("partition", &site.queue), ("account", &site.account), ("qos", &site.qos)] {
+        d.extend(value.as_ref().map(|v| format!("--{option}={v}")));
+    }
+    if r.gpus > 0 {
+        let typed = site.gpu.kind.as_ref().map_or(String::new(), |t| format!("{t}:"));
+        let n = r.gpus;
+        d.push(match site.gpu.spelling {
+            GpuSpelling::Gres => format!("--gres=gpu:{typed}{n}"),
+            GpuSpelling::Gpus => format!("--gpus={typed}{n}"),
+            GpuSpelling::GpusPerNode => format!("--gpus-per-node={typed}{n}"),
+            GpuSpelling::GpusPerTask => format!("--gpus-per-task={typed}{n}"),
+        });
+    }
+    // Slurm checks every 30 to 60 s and refuses warnings beyond 65535 s.
+    let margin = input.margin_s.clamp(1, 65_535);
+    d.push(format!("--signal=B:USR2@{margin}"));
+    d.push(if site.requeue { "--requeue".into() } else { "--no-requeue".into() });
+    d.push(format!("--export={}", if site.export == Export::None { "NONE" } else { "ALL" }));
+    if site.kill_on_invalid_dep {
+        d.push("--kill-on-invalid-dep=yes".into());
+    }
+    d.extend(site.extra.iter().chain(&input.extra).cloned());
+    d
+}
+
+/// The value of `--output`, also used on the command line (there without quotes: no shell and no Slurm splits it).
+fn slurm_output(sched: &str, pattern: &str) -> String {
+    let quoted = sbatch_path(sched);
+    match quoted.strip_suffix('"') {
+        Some(open) => format!("{open}/{pattern}\""),
+        None => format!("{quoted}/{pattern}"),
+    }
+}
+
+pub(super) fn pbs(site: &Site, input: &ScriptInput, sched: &str) -> Result<Vec<String>, RenderError> {
+    if matches!(input.target, Target::Array { .. }) {
+        // an array's exit status on PBS is that of the subjob that ended last (specs: F10, F22)
+        return Err(RenderError::NoArrays("PBS"));
+    }
+    if sched.contains(|c: char| c.is_whitespace() || c == ':' || c == ',') {
+        return Err(RenderError::PbsPath(sched.into()));
+    }
+    let r = &input.resources;
+    let mut d = vec![
+        format!("-N {}", input.token),
+        format!("-o {sched}/pbs.out"),
+        "-j oe".into(),
+        "-S /bin/bash".into(),
+        format!("-r {}", if site.requeue { "y" } else { "n" }),
+    ];
+    d.extend(site.queue.as_ref().map(|q| format!("-q {q}")));
+    d.extend(site.account.as_ref().map(|a| format!("-A {a}")));
+    let (cpus, memory, time) = (r.cpus.max(1), mebibytes(r.memory_mb), clock(r.walltime_s));
+    if site.flavor == Some(Flavor::Torque) {
+        let kind = site.gpu.kind.as_ref().map_or(String::new(), |t| format!(":{t}"));
+        let gpus = if r.gpus > 0 { format!(":gpus={}{kind}", r.gpus) } else { String::new() };
+        d.push(format!("-l nodes=1:ppn={cpus}{gpus}"));
+        d.push(format!("-l mem={memory}mb,walltime={time}"));
+        d.extend(site.qos.as_ref().map(|q| format!("-l qos={q}")));
+    } else {
+        let mut chunk = format!("-l select=1:ncpus={cpus}");
+        if r.gpus > 0 {
+            chunk.push_str(&format!(":ngpus={}", r.gpus));
+        }
+        chunk.push_str(&format!(":mem={memory}mb"));
+        for more in &site.select {
+            chunk.push_str(&format!(":{more}"));
+        }
+        d.push(chunk);
+        d.push(format!("-l walltime={time}"));
+    }
+    d.extend(site.extra.iter().chain(&input.extra).cloned());
+    Ok(d)
+}

@@ -1,0 +1,69 @@
+set -euo pipefail
+{% if umask %}
+umask {{ umask }}
+{% endif %}
+# Exit codes: 77 = this attempt could not be set up. The rest is the supervisor's (see `bessemer help exit-codes`).
+fail() { printf 'bessemer: %s\n' "$1" >&2; exit 77; }
+{% if map %}
+# One line per array element: the directory of its attempt.
+map={{ map|sh }}
+attempt=$(sed -n "$((index + 1))p" "$map") || fail "cannot read $map"
+[ -n "$attempt" ] || fail "$map has no line $((index + 1))"
+{% else %}
+attempt={{ attempt|sh }}
+{% endif %}
+bessemer={{ bessemer|sh }}
+cd -- "$attempt" || fail "no directory $attempt on ${HOSTNAME:-this node}"
+exec >>"$attempt/log.txt" 2>&1 || fail "cannot write $attempt/log.txt"
+TZ=UTC printf 'bessemer: job %s on %s, restart %s, %(%Y-%m-%dT%H:%M:%SZ)T\n' "$job" "${HOSTNAME:-?}" "$restart" -1
+export BESSEMER_JOB_ID="$job" BESSEMER_RESTART="$restart" OMP_NUM_THREADS={{ cpus }}
+{% if worker %}
+export BESSEMER_WORKER={{ worker|sh }}
+{% endif %}
+{% if setup %}
+
+# ---- the site's set-up lines (module functions break under -eu)
+set +eu
+{% for line in setup %}
+{{ line }}
+{% endfor %}
+set -euo pipefail
+# ----
+if type module >/dev/null 2>&1; then module list 2>&1 || :; fi
+{% endif %}
+[ -x "$bessemer" ] || fail "$bessemer is no program on ${HOSTNAME:-this node}: set programs.bessemer in the site file"
+
+# Node-local scratch, gone when the job ends.
+scratch=
+for base in{% for t in tmp %} {{ t }}{% endfor %}; do
+    if [ -n "$base" ] && [ -d "$base" ] && [ -w "$base" ]; then
+        scratch=$(mktemp -d -- "$base/bessemer.XXXXXXXX") && break
+    fi
+done
+if [ -n "$scratch" ]; then
+    export TMPDIR="$scratch"
+    trap 'rm -rf -- "$scratch"' EXIT
+fi
+
+# bash runs a trap only when `wait` returns, and `wait` then returns early: hence the loop.
+child=
+pending=
+signalled=0
+# shellcheck disable=SC2317  # the traps call it
+forward() {
+    signalled=1
+    if [ -n "$child" ]; then kill -s "$1" -- "$child" 2>/dev/null || :; else pending=$1; fi
+}
+trap 'forward USR2' USR2
+trap 'forward TERM' TERM INT
+"$bessemer" task run "$attempt/task.json" &
+child=$!
+if [ -n "$pending" ]; then kill -s "$pending" -- "$child" 2>/dev/null || :; fi
+while :; do
+    signalled=0
+    rc=0
+    wait "$child" || rc=$?
+    [ "$signalled" = 1 ] || break
+done
+printf 'bessemer: exit %s\n' "$rc"
+exit "$rc"
