@@ -201,7 +201,8 @@ fn a_worker_that_ignores_the_deadline_is_killed_and_that_is_a_timeout() {
 fn time_spent_before_the_supervisor_started_counts() {
     let t = Task::sh("trap 'exit 85' USR2; while :; do sleep 0.05; done");
     // it may be asked before it can listen; what counts is that it is asked at once
-    t.run_with(&[("BESSEMER_SETUP_S", "3550")]).says("the walltime ends soon");
+    let end = (record::now_ms() / 1000 + 30).to_string();
+    t.run_with(&[("SLURM_JOB_ID", "7"), ("SLURM_JOB_END_TIME", &end)]).says("the walltime ends soon");
 }
 
 #[test]
@@ -225,6 +226,16 @@ fn after_term_a_deaf_worker_is_killed_in_time_to_write_the_record() {
     signal(&child, Signal::SIGTERM);
     end(child).code(exit::FAILED);
     assert_eq!(t.record().class, Some(FailureClass::Preempted));
+}
+
+#[test]
+fn quit_kills_at_once_and_is_recorded_as_cancelled() {
+    let t = Task::sh("trap '' USR2 TERM QUIT; echo up > up; while :; do sleep 0.05; done");
+    let child = t.start();
+    until_out(&t, "up");
+    signal(&child, Signal::SIGQUIT);
+    end(child).code(exit::FAILED);
+    assert_eq!(t.record().class, Some(FailureClass::Cancelled));
 }
 
 #[test]

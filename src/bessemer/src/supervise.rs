@@ -205,8 +205,12 @@ fn attempt(spec: &TaskSpec, start: &mut StartRecord, me: &JobIdentity, signals: 
 fn patience(spec: &TaskSpec, me: &JobIdentity) -> Patience {
     let walltime = Duration::from_secs(spec.resources.walltime_s);
     let seconds = |name: &str| env(name).and_then(|v| v.trim().parse::<u64>().ok());
-    // written by the job script; bash's own SECONDS at the moment it starts us
-    let mut already = Duration::from_secs(seconds("BESSEMER_SETUP_S").unwrap_or(0)).min(walltime);
+    // the job script is our parent, and is as old as the job
+    let script_age = env("BESSEMER_JOB_ID")
+        .filter(|id| !id.is_empty())
+        .and_then(|_| claim::age_s(std::os::unix::process::parent_id()))
+        .unwrap_or(0.0);
+    let mut already = Duration::from_secs_f64(script_age).min(walltime);
     if let Some(end) = seconds("SLURM_JOB_END_TIME").map(Duration::from_secs) {
         let now = Duration::from_millis(u64::try_from(record::now_ms()).unwrap_or(0));
         if end > now && end - now < walltime {

@@ -53,7 +53,8 @@ pub struct Signals {
     fd: SignalFd,
 }
 
-const OURS: [Signal; 5] = [Signal::SIGCHLD, Signal::SIGUSR2, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+const OURS: [Signal; 6] =
+    [Signal::SIGCHLD, Signal::SIGUSR2, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
 
 impl Signals {
     /// # Errors
@@ -122,6 +123,7 @@ pub fn run(mut command: Command, signals: &Signals, patience: Patience) -> io::R
             match s {
                 Signal::SIGUSR2 => watch.ask(Stop::Requested),
                 Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP => watch.ask(Stop::Terminated),
+                Signal::SIGQUIT => watch.kill_now(),
                 _ => {}
             }
         }
@@ -165,6 +167,12 @@ impl Watch {
         }
     }
 
+    /// No checkpoint, no waiting: the second Ctrl-C of `bessemer run`.
+    fn kill_now(&mut self) {
+        self.ended.stop = Some(Stop::Killed);
+        self.kill_at = Some(Duration::ZERO);
+    }
+
     fn timers(&mut self) {
         let now = self.elapsed.total();
         if self.ended.stop.is_none() && now >= self.patience.deadline.ask {
@@ -172,7 +180,10 @@ impl Watch {
         }
         if self.kill_at.is_some_and(|k| now >= k) && !self.ended.killed {
             self.ended.killed = true;
-            super::say("the worker did not leave in time: killing it");
+            super::say(match self.ended.stop {
+                Some(Stop::Killed) => "killing the worker (QUIT)",
+                _ => "the worker did not leave in time: killing it",
+            });
             let _ = killpg(self.worker, Signal::SIGKILL);
         }
     }
@@ -250,6 +261,7 @@ fn reason(why: Stop) -> &'static str {
         Stop::Deadline => "the walltime ends soon",
         Stop::Requested => "USR2",
         Stop::Terminated => "TERM",
+        Stop::Killed => "QUIT",
     }
 }
 

@@ -19,10 +19,20 @@ pub struct JobIdentity {
 }
 
 impl JobIdentity {
-    /// `get` is the environment. A local run must not carry a scheduler's variables: the local backend removes them.
+    /// `get` is the environment. The job script says who it is (`BESSEMER_JOB_ID`): a local run inside somebody's
+    /// interactive allocation must not take the allocation's id for its own. Without a script the scheduler's own
+    /// variables count.
     pub fn from_env(get: impl Fn(&str) -> Option<String>) -> Self {
         let get = |k: &str| get(k).filter(|v| !v.is_empty());
         let pbs = get("PBS_JOBID");
+        if let Some(job_id) = get("BESSEMER_JOB_ID") {
+            return Self {
+                restart: get("BESSEMER_RESTART").and_then(|v| v.parse().ok()).unwrap_or(0),
+                host: get("SLURMD_NODENAME").unwrap_or_else(hostname),
+                pbs: pbs.as_ref() == Some(&job_id),
+                job_id,
+            };
+        }
         let job_id = match (get("SLURM_ARRAY_JOB_ID"), get("SLURM_ARRAY_TASK_ID"), get("SLURM_JOB_ID")) {
             // the raw id of an array element is ambiguous: the last element keeps the array's own id
             (Some(array), Some(index), _) => format!("{array}_{index}"),
@@ -47,6 +57,15 @@ fn hostname() -> String {
 pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map_or_else(|_| String::new(), |s| s.trim().into())
+}
+
+/// Seconds since a process started.
+pub fn age_s(pid: u32) -> Option<f64> {
+    let hertz = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().filter(|h| *h > 0)?;
+    let up: f64 = std::fs::read_to_string("/proc/uptime").ok()?.split_whitespace().next()?.parse().ok()?;
+    #[allow(clippy::cast_precision_loss)]
+    let started = pid_start(pid)? as f64 / hertz as f64;
+    Some((up - started).max(0.0))
 }
 
 /// Start time of a process in clock ticks since boot; `None` when there is no such process.
@@ -167,6 +186,9 @@ mod tests {
         assert_eq!(identity(&[("SLURM_JOB_ID", "7")]).job_id, "7");
         assert_eq!(identity(&[("PBS_JOBID", "12.pbs1")]).job_id, "12.pbs1");
         assert_eq!(identity(&[]).job_id, "");
+        let local =
+            identity(&[("SLURM_JOB_ID", "7"), ("BESSEMER_JOB_ID", "99-5"), ("BESSEMER_RESTART", "0")]);
+        assert_eq!(local.job_id, "99-5", "the script knows better than the environment it runs in");
     }
 
     #[test]

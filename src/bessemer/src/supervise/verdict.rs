@@ -12,6 +12,8 @@ pub enum Stop {
     /// TERM from outside: preemption, cancellation, node going down, time limit. We cannot tell which; the planner,
     /// which knows whether it cancelled and can ask the scheduler, can.
     Terminated,
+    /// QUIT from outside: killed on request, without a checkpoint.
+    Killed,
 }
 
 /// Everything known about an end.
@@ -172,6 +174,7 @@ fn died(end: &End, signal: i32) -> Verdict {
         return match stop {
             Stop::Deadline => Verdict::failed(C::Timeout, format!("the walltime was about to end; it {how}")),
             Stop::Requested => Verdict::failed(C::Timeout, format!("asked to leave (USR2); it {how}")),
+            Stop::Killed => Verdict::failed(C::Cancelled, "killed on request, without a checkpoint"),
             Stop::Terminated => Verdict::failed(C::Preempted, format!("asked to leave (TERM); it {how}")),
         };
     }
