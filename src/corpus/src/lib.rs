@@ -8,6 +8,7 @@
 //! message through that model's chat template, so that no two stages phrase the same problem differently.
 
 pub mod check;
+pub mod extract;
 mod families;
 pub mod files;
 pub mod generate;

@@ -1,0 +1,168 @@
+//! Code out of answers: one library for sampling, RL and evaluation, so that no two of them read an answer differently.
+//!
+//! A published recipe took the whole answer as the program, which made every Markdown fence a syntax error; another
+//! deleted lines that looked like prose and with them real code (specs: SecureCodeRL 21.10, 21.11). Here nothing inside
+//! a fence is ever changed, and an answer without fences is taken whole.
+
+mod fence;
+mod python;
+
+pub use fence::{Block, blocks};
+pub use python::{entry_point, is_stub, with_guard, with_stub};
+
+/// Which of several fenced blocks is the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pick {
+    /// The one with the most characters: skips usage examples.
+    #[default]
+    Longest,
+    First,
+    Last,
+}
+
+/// Where a program was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// A fenced block in the wanted language.
+    Tagged,
+    /// A fenced block without a language.
+    Untagged,
+    /// No fence at all: the answer itself.
+    Whole,
+}
+
+/// A program found in an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extracted {
+    pub code: String,
+    pub how: How,
+    /// The fence was never closed: the answer was probably cut by the token limit.
+    pub unclosed: bool,
+}
+
+/// Finds the program of `language` (`python`, `c`, ...) in an answer.
+///
+/// Tagged blocks come before untagged ones. Without any fence the whole answer is the program. `None` where the answer
+/// is blank or holds blocks of other languages only: then there is no program, which is not the same as a wrong one.
+#[must_use]
+pub fn program(answer: &str, language: &str, pick: Pick) -> Option<Extracted> {
+    let answer = final_part(answer);
+    let all = blocks(answer);
+    if all.is_empty() {
+        let code = answer.trim_matches('\n').trim_end();
+        return (!code.trim().is_empty()).then(|| Extracted {
+            code: code.to_owned(),
+            how: How::Whole,
+            unclosed: false,
+        });
+    }
+    let wanted = |how| {
+        let of_kind: Vec<&Block> = all
+            .iter()
+            .filter(|b| !b.code.trim().is_empty())
+            .filter(|b| match how {
+                How::Tagged => same_language(&b.language, language),
+                _ => b.language.is_empty(),
+            })
+            .collect();
+        let best = match pick {
+            // max_by_key returns the last maximum; the first block wins a tie
+            Pick::Longest => of_kind.iter().rev().max_by_key(|b| b.code.len()).copied(),
+            Pick::First => of_kind.first().copied(),
+            Pick::Last => of_kind.last().copied(),
+        };
+        best.map(|b| Extracted { code: b.code.clone(), how, unclosed: !b.closed })
+    };
+    wanted(How::Tagged).or_else(|| wanted(How::Untagged))
+}
+
+/// The part of an answer that counts: what follows the last `</think>`, without `<answer>` tags, and what follows the
+/// heading `# Answer` where there is one (specs: evals 2.3). An answer without these markers stays whole.
+#[must_use]
+pub fn final_part(answer: &str) -> &str {
+    let mut rest = answer.rsplit_once("</think>").map_or(answer, |(_, after)| after);
+    if let Some(inner) = rest.trim_start().strip_prefix("<answer>") {
+        rest = inner;
+    }
+    if let Some(inner) = rest.trim_end().strip_suffix("</answer>") {
+        rest = inner;
+    }
+    let mut at = 0;
+    for line in rest.split_inclusive('\n') {
+        at += line.len();
+        // a comment inside a fence may read the same; headings come before the code
+        if line.trim_start().starts_with("```") {
+            break;
+        }
+        if matches!(line.trim(), "# Answer" | "## Answer") {
+            return &rest[at..];
+        }
+    }
+    rest
+}
+
+/// Whether a fence's info string names the language.
+fn same_language(tag: &str, language: &str) -> bool {
+    let canonical = |name: &str| -> String {
+        match name.to_ascii_lowercase().as_str() {
+            "py" | "py3" | "python3" | "python" => "python".to_owned(),
+            "c++" | "cpp" | "cc" | "cxx" => "cpp".to_owned(),
+            "js" | "javascript" | "node" => "javascript".to_owned(),
+            "sh" | "bash" | "shell" => "shell".to_owned(),
+            "rs" | "rust" => "rust".to_owned(),
+            other => other.to_owned(),
+        }
+    };
+    canonical(tag) == canonical(language)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn python(answer: &str) -> Option<(String, How, bool)> {
+        program(answer, "python", Pick::Longest).map(|e| (e.code, e.how, e.unclosed))
+    }
+
+    #[test]
+    fn a_bare_answer_is_taken_whole_with_its_indentation() {
+        assert_eq!(python("\n\nx = 1\nprint(x)\n\n"), Some(("x = 1\nprint(x)".into(), How::Whole, false)));
+        assert_eq!(python(" \n\n"), None);
+    }
+
+    #[test]
+    fn the_longest_tagged_block_wins_over_untagged_and_foreign_ones() {
+        let answer = "Run it:\n```bash\npython3 a_very_long_command_line_that_is_no_python.py\n```\n\
+                      ```\nuntagged but long, long, long\n```\n\
+                      ```python\nprint(1)\n```\nor\n```py\nprint(1 + 1)\n```\n";
+        assert_eq!(python(answer), Some(("print(1 + 1)\n".into(), How::Tagged, false)));
+        assert_eq!(program(answer, "python", Pick::First).unwrap().code, "print(1)\n");
+        assert_eq!(program(answer, "sh", Pick::Last).unwrap().how, How::Tagged);
+    }
+
+    #[test]
+    fn an_untagged_block_is_second_choice_and_a_foreign_one_is_none() {
+        assert_eq!(python("```\nprint(2)\n```"), Some(("print(2)\n".into(), How::Untagged, false)));
+        assert_eq!(python("```java\nclass A {}\n```"), None);
+    }
+
+    #[test]
+    fn a_cut_answer_keeps_what_there_is_and_says_so() {
+        assert_eq!(python("Sure:\n```python\nprint(3"), Some(("print(3".into(), How::Tagged, true)));
+    }
+
+    #[test]
+    fn thoughts_and_answer_tags_are_left_out() {
+        let answer = "<think>\n```python\nprint('no, this is far too long')\n```\n</think>\n<answer>```python\nprint(4)\n```</answer>";
+        assert_eq!(python(answer).unwrap().0, "print(4)\n");
+        assert_eq!(python("plan\n## Answer\nprint(5)\n").unwrap().0, "print(5)");
+        let heading_in_code = "```python\n# Answer\nprint(6)\n```";
+        assert_eq!(python(heading_in_code).unwrap().0, "# Answer\nprint(6)\n");
+    }
+
+    #[test]
+    fn code_that_prints_prose_is_not_touched() {
+        let code = "if __name__ == '__main__':\n    print('output: here is the example:')\n";
+        assert_eq!(python(&format!("```python\n{code}```")).unwrap().0, code);
+    }
+}
