@@ -19,14 +19,30 @@ impl ContentKey {
     /// `inputs` maps the role (the name under `inputs:` or `services:`) to the upstream key.
     #[must_use]
     pub fn of(kind: &str, params: &Value, inputs: &BTreeMap<String, ContentKey>) -> Self {
-        let doc = serde_json::json!({
-            "format": crate::FORMAT,
-            "kind": kind,
-            "params": params,
-            "inputs": inputs,
-        });
         let mut canonical = String::new();
-        canonical_json(&doc, &mut canonical);
+        canonical_json(params, &mut canonical);
+        Self::of_canonical(kind, &canonical, inputs)
+    }
+
+    /// As [`ContentKey::of`] for parameters that are already [`canonical`]: planning 100,000 tasks writes each set of
+    /// parameters once.
+    #[must_use]
+    pub fn of_canonical(kind: &str, params: &str, inputs: &BTreeMap<String, ContentKey>) -> Self {
+        // keys in sorted order, as `canonical_json` would write them
+        let mut canonical = format!("{{\"format\":{},\"inputs\":{{", crate::FORMAT);
+        for (i, (role, key)) in inputs.iter().enumerate() {
+            if i > 0 {
+                canonical.push(',');
+            }
+            canonical.push_str(&Value::String(role.clone()).to_string());
+            canonical.push(':');
+            canonical.push_str(&Value::String(key.0.clone()).to_string());
+        }
+        canonical.push_str("},\"kind\":");
+        canonical.push_str(&Value::String(kind.to_owned()).to_string());
+        canonical.push_str(",\"params\":");
+        canonical.push_str(params);
+        canonical.push('}');
         ContentKey(base32(&Sha256::digest(canonical.as_bytes()), 20))
     }
 
@@ -133,6 +149,13 @@ fn base32(bytes: &[u8], len: usize) -> String {
 }
 
 /// JSON with sorted keys and no blanks, so that a reordered job file has the same keys.
+#[must_use]
+pub fn canonical(v: &Value) -> String {
+    let mut out = String::new();
+    canonical_json(v, &mut out);
+    out
+}
+
 fn canonical_json(v: &Value, out: &mut String) {
     match v {
         Value::Object(map) => {
@@ -178,6 +201,18 @@ mod tests {
         let inputs = BTreeMap::from([("model".to_owned(), a.clone())]);
         assert_ne!(a, ContentKey::of("sft", &json!({"lr": 1e-3, "r": 8}), &inputs));
         assert_eq!(a.0.len(), 20);
+    }
+
+    #[test]
+    fn a_key_is_the_hash_of_one_canonical_document() {
+        let inputs = BTreeMap::from([
+            ("model".to_owned(), ContentKey("k\"".into())),
+            ("a".to_owned(), ContentKey("b".into())),
+        ]);
+        let params = json!({"r": 8, "lr": 1e-3, "n": null});
+        let doc = json!({"format": crate::FORMAT, "kind": "sft", "params": params, "inputs": inputs});
+        let digest = Sha256::digest(canonical(&doc).as_bytes());
+        assert_eq!(ContentKey::of("sft", &params, &inputs), ContentKey(base32(&digest, 20)));
     }
 
     #[test]
