@@ -232,7 +232,7 @@ fn axes_are_checked_in_templates_and_conditions() {
         &format!("{head}  c: {{kind: corpus, matrix: {{variant: [1]}}}}\n"),
         "j:7:30: the axis `variant` is already in the top-level matrix",
     );
-    one(&format!("matrix: {{v: [\"${{x}}\"]}}\n{TWO}"), "j:3:13: `${…}` has no meaning in `matrix`");
+    one(&format!("matrix: {{v: [\"${{x}}\"]}}\n{TWO}"), "j:3:14: `${…}` has no meaning in `matrix`");
 }
 
 #[test]
