@@ -1,1 +1,34 @@
 //! Run an untrusted program: limits, isolation, batches.
+//!
+//! [`Sandbox::start`] builds slots (sets of namespaces with a trusted process 1); [`Sandbox::run_batch`] runs jobs on
+//! them in parallel. The library may be used from a threaded program: it never forks, it execs a small embedded
+//! helper, and expected outputs never leave this process.
+//!
+//! ```no_run
+//! use sandbox::{Config, Job, Sandbox};
+//! let sandbox = Sandbox::start(Config::default())?;
+//! let job = Job::python("p1", "print(int(input()) ** 2)").test("7\n", "49");
+//! let result = &sandbox.run_batch(&[job])[0];
+//! assert!(result.passed_all());
+//! # Ok::<(), sandbox::SandboxError>(())
+//! ```
+
+mod bytes;
+mod compare;
+mod config;
+mod helper;
+mod job;
+mod judge;
+pub mod lang;
+mod pool;
+mod probe;
+mod slot_handle;
+
+pub use bytes::Bytes;
+pub use compare::Comparator;
+pub use config::{Config, NetPolicy, SandboxError, Tier};
+pub use job::{
+    Compile, FetchedFile, File, Grade, Job, JobResult, Limits, Mode, Profile, StdioTest, TestResult, Verdict,
+};
+pub use pool::{Cancel, Sandbox};
+pub use probe::{Probe, probe};

@@ -1,0 +1,173 @@
+//! The keeper: makes process 1 in new namespaces, and ends it when the supervisor is gone.
+
+use crate::wire::{Hello, Setup};
+use crate::{Context, Result, SlotError, net, root, serve};
+use nix::errno::Errno;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// The uid and gid that programs see themselves under.
+pub const INSIDE_ID: u32 = 1000;
+
+/// Runs the keeper with the supervisor's socket as stdin; returns when process 1 has ended.
+///
+/// # Errors
+/// The socket is unusable. Failures of the set-up itself are told to the supervisor in [`Hello`].
+pub fn main() -> Result<()> {
+    // SAFETY: F_DUPFD_CLOEXEC makes a new descriptor that nobody else knows.
+    let socket = unsafe {
+        let fd = libc::fcntl(0, libc::F_DUPFD_CLOEXEC, 10);
+        if fd < 0 {
+            return Err(SlotError(format!("stdin is no socket: {}", Errno::last())));
+        }
+        OwnedFd::from_raw_fd(fd)
+    };
+    let mut buf = Vec::new();
+    let Some((body, _)) =
+        net::receive(socket.as_raw_fd(), &mut buf).context(|| "receiving the set-up".into())?
+    else {
+        return Ok(());
+    };
+    let setup = Setup::decode(&body).context(|| "set-up".into())?;
+    match start(&setup, &socket) {
+        Ok(child) => {
+            drop(socket); // only process 1 may hold it, or its end would never be seen
+            watch(child, setup.supervisor);
+            Ok(())
+        }
+        Err(e) => {
+            let hello = Hello { error: e.to_string(), ..Hello::default() };
+            net::send(socket.as_raw_fd(), &hello.encode(), &[]).context(|| "telling the failure".into())
+        }
+    }
+}
+
+/// Clones process 1 and writes its id maps.
+fn start(setup: &Setup, socket: &OwnedFd) -> Result<libc::pid_t> {
+    let (read, write) = nix::unistd::pipe().context(|| "pipe".into())?;
+    let base = libc::CLONE_NEWUSER
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::SIGCHLD;
+    let mut attempts = Vec::new();
+    if setup.want_net_namespace {
+        attempts.push(base | libc::CLONE_NEWCGROUP | libc::CLONE_NEWNET);
+        attempts.push(base | libc::CLONE_NEWNET);
+    }
+    attempts.push(base | libc::CLONE_NEWCGROUP);
+    attempts.push(base);
+    let mut refused = Errno::UnknownErrno;
+    for flags in attempts {
+        match fork_with(flags) {
+            Ok(0) => {
+                drop(write);
+                let net = flags & libc::CLONE_NEWNET != 0;
+                process_one(setup, socket.as_raw_fd(), &read, net);
+            }
+            Ok(child) => {
+                drop(read);
+                if let Err(e) = write_maps(child, setup.run_as) {
+                    kill_and_reap(child);
+                    return Err(e);
+                }
+                nix::unistd::write(&write, b"m").context(|| "releasing process 1".into())?;
+                return Ok(child);
+            }
+            Err(e) => refused = e,
+        }
+    }
+    Err(SlotError(format!(
+        "user namespaces are refused by the kernel ({refused}); look at `sysctl user.max_user_namespaces \
+         kernel.unprivileged_userns_clone kernel.apparmor_restrict_unprivileged_userns`, and at the container's \
+         seccomp profile"
+    )))
+}
+
+fn fork_with(flags: i32) -> std::result::Result<libc::pid_t, Errno> {
+    // SAFETY: a fork-like clone (no stack, no shared memory) of a single-threaded process; the child goes on
+    // with a copy of everything. `flags` has no CLONE_VM.
+    let pid = unsafe {
+        libc::syscall(libc::SYS_clone, libc::c_long::from(flags), 0_usize, 0_usize, 0_usize, 0_usize)
+    };
+    match pid {
+        -1 => Err(Errno::last()),
+        pid => Ok(libc::pid_t::try_from(pid).map_err(|_| Errno::EOVERFLOW)?),
+    }
+}
+
+fn process_one(setup: &Setup, socket: RawFd, go: &OwnedFd, net: bool) -> ! {
+    let mut byte = [0_u8];
+    let code = match nix::unistd::read(go, &mut byte) {
+        Ok(1) => match root::build(setup).and_then(|built| serve::process_one(setup, socket, built, net)) {
+            Ok(()) => 0,
+            Err(e) => {
+                let hello = Hello { error: e.to_string(), ..Hello::default() };
+                // When even this cannot be sent, the closing socket tells the supervisor enough.
+                let _ = net::send(socket, &hello.encode(), &[]);
+                1
+            }
+        },
+        _ => 1, // the keeper died
+    };
+    std::process::exit(code)
+}
+
+/// Two ids when we are root (0 for building the root, an unprivileged host id for programs), else our own single id.
+fn write_maps(child: libc::pid_t, run_as: u32) -> Result<()> {
+    let proc = |name: &str| format!("/proc/{child}/{name}");
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    if uid.is_root() && run_as != 0 {
+        let map = format!("0 0 1\n{INSIDE_ID} {run_as} 1\n");
+        if std::fs::write(proc("uid_map"), &map).is_ok() {
+            return std::fs::write(proc("gid_map"), &map).context(|| format!("gid_map with {run_as}"));
+        } // not the host's root (a rootless container): go on as an ordinary user
+    }
+    std::fs::write(proc("setgroups"), "deny").context(|| "setgroups".into())?;
+    std::fs::write(proc("gid_map"), format!("{INSIDE_ID} {gid} 1\n")).context(|| "gid_map".into())?;
+    std::fs::write(proc("uid_map"), format!("{INSIDE_ID} {uid} 1\n")).context(|| "uid_map".into())
+}
+
+fn kill_and_reap(child: libc::pid_t) {
+    // SAFETY: plain system calls on our own child.
+    unsafe {
+        libc::kill(child, libc::SIGKILL);
+        libc::waitpid(child, std::ptr::null_mut(), libc::__WALL);
+    }
+}
+
+fn pidfd(pid: libc::pid_t) -> Option<OwnedFd> {
+    // SAFETY: the call makes a new descriptor or fails.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0)?;
+    // SAFETY: it is new and ours.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Waits until process 1 ends or the supervisor does; kills process 1 (and with it its whole pid namespace) then.
+fn watch(child: libc::pid_t, supervisor: u32) {
+    let supervisor = libc::pid_t::try_from(supervisor).unwrap_or(0);
+    // The thread that started us may end before its process does, so PR_SET_PDEATHSIG (which is per thread) is no use.
+    let fds = (pidfd(child), pidfd(supervisor));
+    let raw = |fd: &Option<OwnedFd>| fd.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+    let mut poll = [
+        libc::pollfd { fd: raw(&fds.0), events: libc::POLLIN, revents: 0 },
+        libc::pollfd { fd: raw(&fds.1), events: libc::POLLIN, revents: 0 },
+    ];
+    // Without pidfds (kernels before 5.3) look twice a second.
+    let timeout = if fds.0.is_some() && fds.1.is_some() { -1 } else { 500 };
+    loop {
+        // SAFETY: plain system calls; `poll` outlives the call.
+        let (done, parent) = unsafe {
+            libc::poll(poll.as_mut_ptr(), 2, timeout);
+            (libc::waitpid(child, std::ptr::null_mut(), libc::WNOHANG | libc::__WALL), libc::getppid())
+        };
+        if done == child || done == -1 {
+            return;
+        }
+        if poll[1].revents != 0 || parent != supervisor {
+            kill_and_reap(child);
+            return;
+        }
+    }
+}

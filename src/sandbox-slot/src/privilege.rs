@@ -1,0 +1,51 @@
+//! Giving up every privilege, for good.
+
+use crate::keeper::INSIDE_ID;
+use crate::{Context, Result, SlotError};
+use nix::errno::Errno;
+
+fn check(done: libc::c_long, what: &str) -> Result<()> {
+    if done < 0 { Err(SlotError(format!("{what}: {}", Errno::last()))) } else { Ok(()) }
+}
+
+/// Becomes the inside user without capabilities, without a way to regain any.
+///
+/// # Errors
+/// A step that the kernel refused: the slot must not serve then.
+pub fn give_up() -> Result<()> {
+    // The bounding set first: dropping from it needs a capability that goes away below.
+    for cap in 0..=63_u64 {
+        // SAFETY: prctl with plain numbers.
+        let done = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, cap, 0, 0, 0) };
+        if done < 0 && Errno::last() == Errno::EINVAL {
+            break; // past the last capability of this kernel
+        }
+        check(done.into(), "PR_CAPBSET_DROP")?;
+    }
+    if nix::unistd::geteuid().as_raw() != INSIDE_ID {
+        let id = INSIDE_ID.into();
+        nix::unistd::setresgid(id, id, id).context(|| "setresgid".into())?;
+        let id = INSIDE_ID.into();
+        nix::unistd::setresuid(id, id, id).context(|| "setresuid".into())?;
+    }
+    let header = [0x2008_0522_u32, 0]; // _LINUX_CAPABILITY_VERSION_3, this process
+    let empty = [0_u32; 6];
+    // SAFETY: the kernel reads two and six words from arrays of that length; prctl takes plain numbers.
+    unsafe {
+        check(libc::syscall(libc::SYS_capset, header.as_ptr(), empty.as_ptr()), "capset")?;
+        check(libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0).into(), "ambient")?;
+        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into(), "no_new_privs")?;
+        check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0).into(), "PR_SET_PDEATHSIG")?;
+    }
+    undumpable()
+}
+
+/// Process 1 must not be readable through /proc or ptrace by programs, which have its uid. exec undoes this, so an
+/// interpreter that became process 1 calls it again.
+///
+/// # Errors
+/// The kernel refused.
+pub fn undumpable() -> Result<()> {
+    // SAFETY: prctl with plain numbers.
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }.into(), "PR_SET_DUMPABLE")
+}

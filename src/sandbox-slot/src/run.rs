@@ -1,0 +1,113 @@
+//! One run: files in place, start, wait, fetch, clean.
+
+use crate::spawn::Spawner;
+use crate::wait::{self, Watch};
+use crate::wire::{End, Fetched, Report, Run};
+use crate::{clean, limits};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Instant;
+
+/// What process 1 keeps between runs.
+pub struct Slot {
+    /// `/tmp`, `/work`, `/dev/shm`.
+    pub writable: [OwnedFd; 3],
+    /// `/prog`.
+    pub prog: OwnedFd,
+    /// `/proc` with every process of the slot.
+    pub proc: Option<OwnedFd>,
+    /// `RLIMIT_NPROC` counts only this slot.
+    pub processes_scoped: bool,
+    /// What is in `/prog`.
+    pub program: u64,
+}
+
+impl Slot {
+    /// Does one run from beginning to end. Everything that goes wrong is in the report.
+    pub fn run(&mut self, run: &Run, fds: &[OwnedFd], spawner: &mut dyn Spawner) -> Report {
+        let mut report = Report {
+            end: End::Failed(String::new()),
+            wall_us: 0,
+            cpu_us: 0,
+            peak_kb: 0,
+            leftovers: 0,
+            retire: false,
+            fetched: Vec::new(),
+        };
+        if fds.len() < 3 {
+            report.end = End::Failed("a run without its three descriptors".into());
+            return report;
+        }
+        let baseline = match self.prepare(run) {
+            Ok(baseline) => baseline,
+            Err(e) => {
+                // Too large for scratch, or a bad name: the job's fault, but nothing was run, so nothing is judged.
+                report.end = End::Failed(format!("placing files: {e}"));
+                report.retire = true;
+                return report;
+            }
+        };
+        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let table = limits::table(&run.limits, self.processes_scoped);
+        let started = Instant::now();
+        match spawner.spawn(run, &raw, &table) {
+            Ok(pid) => {
+                let watch = Watch {
+                    proc: self.proc.as_ref(),
+                    outputs: &fds[1..3],
+                    scratch: (&self.writable[0], baseline.1),
+                    count_processes: !self.processes_scoped,
+                };
+                let seen = wait::run(pid, started, &run.limits, &watch);
+                report.end = seen.end;
+                report.wall_us = u64::try_from(seen.wall.as_micros()).unwrap_or(u64::MAX);
+                report.cpu_us = seen.cpu_us;
+                report.peak_kb = seen.peak_kb;
+                report.leftovers = seen.leftovers;
+            }
+            Err(e) => report.end = End::Failed(e.to_string()),
+        }
+        let mut left = run.fetch_max;
+        for path in &run.fetch {
+            report.fetched.push(match clean::fetch(&self.writable[1], path, left) {
+                Ok(data) => {
+                    left -= data.len() as u64;
+                    Fetched::Data(data)
+                }
+                Err(e) => Fetched::Refused(e.to_string()),
+            });
+        }
+        report.retire |= self.clean(run, baseline).is_err();
+        report
+    }
+
+    /// Puts the files in place; returns what is in use before the program starts.
+    fn prepare(&mut self, run: &Run) -> io::Result<(u64, u64)> {
+        if self.program != run.program {
+            self.program = 0;
+            clean::empty(&self.prog)?;
+            for f in &run.program_files {
+                clean::place(&self.prog, &f.path, &f.data, f.executable)?;
+            }
+            self.program = run.program;
+        }
+        let baseline = clean::in_use(&self.prog)?;
+        for f in &run.work_files {
+            clean::place(&self.writable[1], &f.path, &f.data, f.executable)?;
+        }
+        Ok(baseline)
+    }
+
+    fn clean(&self, run: &Run, baseline: (u64, u64)) -> io::Result<()> {
+        if run.work_files.is_empty() && clean::in_use(&self.prog)? == baseline {
+            return Ok(()); // the usual case: one statfs
+        }
+        for dir in &self.writable {
+            clean::empty(dir)?;
+        }
+        if clean::in_use(&self.prog)? == baseline {
+            return Ok(());
+        }
+        Err(io::Error::other("scratch did not come clean"))
+    }
+}

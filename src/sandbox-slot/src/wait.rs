@@ -1,0 +1,214 @@
+//! Waiting for a run: reap, watch the limits, kill, and prove that nothing is left.
+
+use crate::observe;
+use crate::wire::{End, RunLimits};
+use nix::errno::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// First look at a run's memory and output, and the time between looks: short runs are never looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// What the watch needs to know of the slot.
+pub struct Watch<'a> {
+    /// `/proc` that shows every process.
+    pub proc: Option<&'a OwnedFd>,
+    /// stdout and stderr of the run.
+    pub outputs: &'a [OwnedFd],
+    /// Any scratch directory, and the bytes in use before the run.
+    pub scratch: (&'a OwnedFd, u64),
+    /// `RLIMIT_NPROC` does not hold, so processes are counted at each look.
+    pub count_processes: bool,
+}
+
+/// What was seen of a run.
+#[derive(Debug)]
+pub struct Seen {
+    /// How it ended.
+    pub end: End,
+    /// Wall-clock time until the main process' end.
+    pub wall: Duration,
+    /// CPU time of every process, microseconds.
+    pub cpu_us: u64,
+    /// Peak memory in KiB.
+    pub peak_kb: u64,
+    /// Processes that the main one left behind.
+    pub leftovers: u32,
+}
+
+/// Blocks SIGCHLD for good, so that [`run`] can wait for it with a time-out. Children unblock it.
+pub fn block_sigchld() {
+    // SAFETY: the set lives on our stack through both calls; SIGPIPE's handler is a constant.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL); // Rust ignores it; programs must start with the default
+    }
+}
+
+fn wait_sigchld(timeout: Duration) {
+    let timeout = libc::timespec {
+        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // SAFETY: set and time-out live on our stack through the call. Any result is fine: the caller looks itself.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const timeout);
+    }
+}
+
+struct Reaper {
+    main: libc::pid_t,
+    status: Option<i32>,
+    cpu_us: u64,
+    peak_kb: u64,
+    others: u32,
+}
+
+enum Reaped {
+    Some,
+    NothingYet,
+    NoChildren,
+}
+
+impl Reaper {
+    fn one(&mut self, flags: i32) -> Reaped {
+        // SAFETY: both out-parameters live on our stack; all zeroes is a valid rusage.
+        let (pid, status, usage) = unsafe {
+            let mut status = 0;
+            let mut usage: libc::rusage = std::mem::zeroed();
+            (libc::wait4(-1, &raw mut status, flags | libc::__WALL, &raw mut usage), status, usage)
+        };
+        match pid {
+            0 => Reaped::NothingYet,
+            -1 if Errno::last() == Errno::ECHILD => Reaped::NoChildren,
+            -1 => Reaped::NothingYet,
+            pid => {
+                let us = |t: libc::timeval| {
+                    u64::try_from(t.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(t.tv_usec).unwrap_or(0)
+                };
+                self.cpu_us += us(usage.ru_utime) + us(usage.ru_stime);
+                self.peak_kb = self.peak_kb.max(u64::try_from(usage.ru_maxrss).unwrap_or(0));
+                if pid == self.main {
+                    self.status = Some(status);
+                } else {
+                    self.others += 1;
+                }
+                Reaped::Some
+            }
+        }
+    }
+}
+
+/// Waits for the main process, enforces the limits, then kills and reaps every process of the run: it returns only
+/// when the kernel says that no child exists.
+pub fn run(main: libc::pid_t, started: Instant, limits: &RunLimits, watch: &Watch<'_>) -> Seen {
+    let mut reaper = Reaper { main, status: None, cpu_us: 0, peak_kb: 0, others: 0 };
+    let deadline = started + Duration::from_micros(limits.wall_us);
+    let mut next_look = started + LOOK_EVERY;
+    let mut peak_sum_kb = 0;
+    let mut killed = None;
+    let mut no_children = false;
+    while killed.is_none() {
+        loop {
+            match reaper.one(libc::WNOHANG) {
+                Reaped::Some => {}
+                Reaped::NothingYet => break,
+                Reaped::NoChildren => {
+                    no_children = true;
+                    break;
+                }
+            }
+        }
+        if reaper.status.is_some() || no_children {
+            break;
+        }
+        let now = Instant::now();
+        if now >= deadline {
+            killed = Some(End::Wall);
+        } else if now >= next_look {
+            killed = look(limits, watch, &reaper, &mut peak_sum_kb);
+            next_look = Instant::now() + LOOK_EVERY;
+        } else {
+            wait_sigchld(deadline.min(next_look) - now);
+        }
+    }
+    let wall = started.elapsed();
+    let before = reaper.others;
+    while !no_children {
+        // Process 1 is not among its own targets, and a fork in flight is cancelled by the pending kill.
+        // SAFETY: in this pid namespace there is nobody but this run.
+        unsafe { libc::kill(-1, libc::SIGKILL) };
+        loop {
+            match reaper.one(0) {
+                Reaped::Some => {}
+                Reaped::NothingYet => break,
+                Reaped::NoChildren => {
+                    no_children = true;
+                    break;
+                }
+            }
+        }
+    }
+    let leftovers = reaper.others - before;
+    let end = killed.unwrap_or_else(|| natural_end(&reaper, limits, watch));
+    Seen { end, wall, cpu_us: reaper.cpu_us, peak_kb: reaper.peak_kb.max(peak_sum_kb), leftovers }
+}
+
+fn natural_end(reaper: &Reaper, limits: &RunLimits, watch: &Watch<'_>) -> End {
+    let status = reaper.status.unwrap_or(0);
+    let signal = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status));
+    if over_output(limits, watch.outputs) {
+        return End::Output;
+    }
+    match signal {
+        Some(libc::SIGXCPU) => End::Cpu,
+        Some(libc::SIGKILL) if reaper.cpu_us >= limits.cpu_us => End::Cpu,
+        _ if reaper.cpu_us > limits.cpu_us => End::Cpu,
+        Some(n) => End::Signaled(u8::try_from(n).unwrap_or(u8::MAX)),
+        None if reaper.status.is_some() => {
+            End::Exited(u8::try_from(libc::WEXITSTATUS(status)).unwrap_or(u8::MAX))
+        }
+        None => End::Failed("the main process is not ours".into()),
+    }
+}
+
+fn size(fd: BorrowedFd<'_>) -> u64 {
+    nix::sys::stat::fstat(fd).map_or(0, |s| u64::try_from(s.st_size).unwrap_or(0))
+}
+
+fn held(fd: BorrowedFd<'_>) -> u64 {
+    nix::sys::stat::fstat(fd).map_or(0, |s| u64::try_from(s.st_blocks).unwrap_or(0) * 512)
+}
+
+fn over_output(limits: &RunLimits, outputs: &[OwnedFd]) -> bool {
+    outputs.iter().any(|o| size(o.as_fd()) > limits.output)
+}
+
+fn look(limits: &RunLimits, watch: &Watch<'_>, reaper: &Reaper, peak_kb: &mut u64) -> Option<End> {
+    if over_output(limits, watch.outputs) {
+        return Some(End::Output);
+    }
+    let proc = watch.proc?;
+    let usage = observe::usage(proc);
+    if reaper.cpu_us + usage.cpu_us > limits.cpu_us {
+        return Some(End::Cpu);
+    }
+    if watch.count_processes && usage.threads > limits.processes {
+        return Some(End::Processes);
+    }
+    let files =
+        crate::clean::in_use(watch.scratch.0).map_or(0, |(_, bytes)| bytes.saturating_sub(watch.scratch.1));
+    let fixed = files + watch.outputs.iter().map(|o| held(o.as_fd())).sum::<u64>();
+    let mut memory = usage.memory + fixed;
+    if memory > limits.memory {
+        memory = observe::exact_memory(proc, usage.memory) + fixed;
+    }
+    *peak_kb = (*peak_kb).max(memory / 1024);
+    (memory > limits.memory).then_some(End::Memory)
+}

@@ -1,0 +1,597 @@
+//! What supervisor and slot say to each other: one packet per message, lengths in front, little endian.
+//!
+//! Packets travel over a `SOCK_SEQPACKET` pair together with descriptors. A body larger than [`INLINE_MAX`] goes in a
+//! memfd, which is then the last descriptor. Decoding never panics and never allocates more than the packet holds,
+//! because a broken slot must not take the supervisor down.
+
+use std::fmt;
+
+/// Bodies up to this many bytes travel inside the packet itself.
+pub const INLINE_MAX: usize = 60 * 1024;
+/// No body is larger than this; it bounds what a confused peer can make the other side allocate.
+pub const BODY_MAX: usize = 256 << 20;
+/// The most descriptors one packet carries.
+pub const FDS_MAX: usize = 8;
+/// Version of this protocol: supervisor and slot are built together, so any difference is an error.
+pub const VERSION: u32 = 1;
+
+/// A message that does not follow this module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Malformed {
+    /// Offset in the body where decoding stopped.
+    pub at: usize,
+    /// What was expected there.
+    pub want: &'static str,
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "malformed message at byte {}: expected {}", self.at, self.want)
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+/// Writes fields one after the other.
+#[derive(Default)]
+pub struct Encoder(pub Vec<u8>);
+
+impl Encoder {
+    /// One byte.
+    pub fn u8(&mut self, v: u8) {
+        self.0.push(v);
+    }
+    /// Four bytes, little endian.
+    pub fn u32(&mut self, v: u32) {
+        self.0.extend_from_slice(&v.to_le_bytes());
+    }
+    /// Eight bytes, little endian.
+    pub fn u64(&mut self, v: u64) {
+        self.0.extend_from_slice(&v.to_le_bytes());
+    }
+    /// Length and bytes.
+    pub fn bytes(&mut self, v: &[u8]) {
+        self.u64(v.len() as u64);
+        self.0.extend_from_slice(v);
+    }
+    /// Number of items, then each.
+    pub fn list<T>(&mut self, items: &[T], mut one: impl FnMut(&mut Self, &T)) {
+        self.u64(items.len() as u64);
+        for item in items {
+            one(self, item);
+        }
+    }
+}
+
+/// Reads fields one after the other.
+pub struct Decoder<'a> {
+    data: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Decoder<'a> {
+    /// Starts at the first byte of `data`.
+    #[must_use]
+    pub fn new(data: &'a [u8]) -> Self {
+        Self { data, at: 0 }
+    }
+
+    fn take(&mut self, n: usize, want: &'static str) -> Result<&'a [u8], Malformed> {
+        let end = self.at.checked_add(n).filter(|e| *e <= self.data.len());
+        let end = end.ok_or(Malformed { at: self.at, want })?;
+        let part = &self.data[self.at..end];
+        self.at = end;
+        Ok(part)
+    }
+
+    /// One byte.
+    ///
+    /// # Errors
+    /// The body ends before it.
+    pub fn u8(&mut self) -> Result<u8, Malformed> {
+        Ok(self.take(1, "a byte")?[0])
+    }
+
+    /// A byte that is 0 or 1.
+    ///
+    /// # Errors
+    /// The body ends, or the byte is another one.
+    pub fn bool(&mut self) -> Result<bool, Malformed> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Malformed { at: self.at - 1, want: "0 or 1" }),
+        }
+    }
+
+    /// Four bytes.
+    ///
+    /// # Errors
+    /// The body ends before it.
+    pub fn u32(&mut self) -> Result<u32, Malformed> {
+        let b = self.take(4, "a 32-bit number")?;
+        Ok(u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+    }
+
+    /// Eight bytes.
+    ///
+    /// # Errors
+    /// The body ends before it.
+    pub fn u64(&mut self) -> Result<u64, Malformed> {
+        let b = self.take(8, "a 64-bit number")?;
+        Ok(u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
+    }
+
+    /// Length and bytes.
+    ///
+    /// # Errors
+    /// The body ends before it.
+    pub fn bytes(&mut self) -> Result<Vec<u8>, Malformed> {
+        let n = usize::try_from(self.u64()?).map_err(|_| Malformed { at: self.at, want: "a length" })?;
+        Ok(self.take(n, "as many bytes as announced")?.to_vec())
+    }
+
+    /// UTF-8 text.
+    ///
+    /// # Errors
+    /// The body ends, or the bytes are no UTF-8.
+    pub fn text(&mut self) -> Result<String, Malformed> {
+        let at = self.at;
+        String::from_utf8(self.bytes()?).map_err(|_| Malformed { at, want: "UTF-8 text" })
+    }
+
+    /// Number of items, then each.
+    ///
+    /// # Errors
+    /// The body ends, or an item is malformed.
+    pub fn list<T>(
+        &mut self,
+        mut one: impl FnMut(&mut Self) -> Result<T, Malformed>,
+    ) -> Result<Vec<T>, Malformed> {
+        let n = self.u64()?;
+        let mut out = Vec::new();
+        for _ in 0..n {
+            out.push(one(self)?); // ends at the end of the body, so a huge n cannot allocate
+        }
+        Ok(out)
+    }
+
+    /// Nothing may follow.
+    ///
+    /// # Errors
+    /// Something does.
+    pub fn end(&self) -> Result<(), Malformed> {
+        if self.at == self.data.len() {
+            Ok(())
+        } else {
+            Err(Malformed { at: self.at, want: "the end of the message" })
+        }
+    }
+}
+
+/// A file that process 1 puts in place before a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlacedFile {
+    /// Path below the target directory: relative, no `..`.
+    pub path: String,
+    /// Whether it gets mode 0755 (else 0644).
+    pub executable: bool,
+    /// Its content.
+    pub data: Vec<u8>,
+}
+
+impl PlacedFile {
+    fn encode(&self, e: &mut Encoder) {
+        e.bytes(self.path.as_bytes());
+        e.u8(u8::from(self.executable));
+        e.bytes(&self.data);
+    }
+    fn decode(d: &mut Decoder<'_>) -> Result<Self, Malformed> {
+        Ok(Self { path: d.text()?, executable: d.bool()?, data: d.bytes()? })
+    }
+}
+
+/// A host directory or file that is visible, read-only, in the slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// Absolute host path.
+    pub source: String,
+    /// Absolute path inside.
+    pub target: String,
+}
+
+/// What the slot is, sent once by the supervisor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setup {
+    /// Process id of the supervisor: the keeper ends the slot when that process ends.
+    pub supervisor: u32,
+    /// When the supervisor is uid 0: the host uid and gid that programs get. 0 means "keep my own".
+    pub run_as: u32,
+    /// Size of all scratch directories together, bytes.
+    pub scratch_bytes: u64,
+    /// Number of files in all scratch directories together.
+    pub scratch_files: u64,
+    /// What of the host is visible.
+    pub binds: Vec<Bind>,
+    /// Symbolic links made in the root: (path inside, what it points to).
+    pub links: Vec<(String, String)>,
+    /// Small files made in the root: (path inside, content).
+    pub files: Vec<(String, Vec<u8>)>,
+    /// Ask for an own network namespace. Refusal by the kernel is not an error here: it is told in [`Hello`].
+    pub want_net_namespace: bool,
+    /// argv of an interpreter to exec as process 1 (the Python lane); empty for the exec lane.
+    pub zygote_argv: Vec<Vec<u8>>,
+    /// Its environment.
+    pub zygote_env: Vec<Vec<u8>>,
+}
+
+impl Setup {
+    /// As a packet body.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut e = Encoder::default();
+        e.u32(VERSION);
+        e.u32(self.supervisor);
+        e.u32(self.run_as);
+        e.u64(self.scratch_bytes);
+        e.u64(self.scratch_files);
+        e.list(&self.binds, |e, b| {
+            e.bytes(b.source.as_bytes());
+            e.bytes(b.target.as_bytes());
+        });
+        e.list(&self.links, |e, (a, b)| {
+            e.bytes(a.as_bytes());
+            e.bytes(b.as_bytes());
+        });
+        e.list(&self.files, |e, (p, data)| {
+            e.bytes(p.as_bytes());
+            e.bytes(data);
+        });
+        e.u8(u8::from(self.want_net_namespace));
+        e.list(&self.zygote_argv, |e, a| e.bytes(a));
+        e.list(&self.zygote_env, |e, a| e.bytes(a));
+        e.0
+    }
+
+    /// From a packet body.
+    ///
+    /// # Errors
+    /// The body is not one of this version.
+    pub fn decode(body: &[u8]) -> Result<Self, Malformed> {
+        let mut d = Decoder::new(body);
+        if d.u32()? != VERSION {
+            return Err(Malformed { at: 0, want: "this protocol's version" });
+        }
+        let out = Self {
+            supervisor: d.u32()?,
+            run_as: d.u32()?,
+            scratch_bytes: d.u64()?,
+            scratch_files: d.u64()?,
+            binds: d.list(|d| Ok(Bind { source: d.text()?, target: d.text()? }))?,
+            links: d.list(|d| Ok((d.text()?, d.text()?)))?,
+            files: d.list(|d| Ok((d.text()?, d.bytes()?)))?,
+            want_net_namespace: d.bool()?,
+            zygote_argv: d.list(Decoder::bytes)?,
+            zygote_env: d.list(Decoder::bytes)?,
+        };
+        d.end()?;
+        Ok(out)
+    }
+}
+
+/// The slot's first word: it stands, or why it does not.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hello {
+    /// Empty when the slot stands; else what failed. Text is for people.
+    pub error: String,
+    /// It has its own network namespace.
+    pub net_namespace: bool,
+    /// A `/proc` of its own pid namespace is mounted.
+    pub proc_mounted: bool,
+    /// Process 1 can read every process' statistics (memory and CPU of a whole run can be summed).
+    pub can_observe: bool,
+    /// `RLIMIT_NPROC` counts only this slot's processes.
+    pub processes_scoped: bool,
+    /// Landlock ABI in force, 0 for none.
+    pub landlock: u32,
+    /// Version of the warm interpreter, empty in the exec lane.
+    pub interpreter: String,
+}
+
+impl Hello {
+    /// As a packet body.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut e = Encoder::default();
+        e.u32(VERSION);
+        e.bytes(self.error.as_bytes());
+        e.u8(u8::from(self.net_namespace));
+        e.u8(u8::from(self.proc_mounted));
+        e.u8(u8::from(self.can_observe));
+        e.u8(u8::from(self.processes_scoped));
+        e.u32(self.landlock);
+        e.bytes(self.interpreter.as_bytes());
+        e.0
+    }
+
+    /// From a packet body.
+    ///
+    /// # Errors
+    /// The body is not one of this version.
+    pub fn decode(body: &[u8]) -> Result<Self, Malformed> {
+        let mut d = Decoder::new(body);
+        if d.u32()? != VERSION {
+            return Err(Malformed { at: 0, want: "this protocol's version" });
+        }
+        let out = Self {
+            error: d.text()?,
+            net_namespace: d.bool()?,
+            proc_mounted: d.bool()?,
+            can_observe: d.bool()?,
+            processes_scoped: d.bool()?,
+            landlock: d.u32()?,
+            interpreter: d.text()?,
+        };
+        d.end()?;
+        Ok(out)
+    }
+}
+
+/// What one run may use. Zero never means "no limit".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunLimits {
+    /// Wall-clock time, microseconds.
+    pub wall_us: u64,
+    /// CPU time of all processes together, microseconds.
+    pub cpu_us: u64,
+    /// Memory of all processes together, bytes.
+    pub memory: u64,
+    /// Address space of one process, bytes; larger than `memory` for runtimes that reserve much and touch little.
+    pub address_space: u64,
+    /// Bytes on stdout, and as many on stderr.
+    pub output: u64,
+    /// Largest file in scratch, bytes.
+    pub file: u64,
+    /// Processes and threads, the main one included.
+    pub processes: u64,
+    /// Stack of the main thread, bytes.
+    pub stack: u64,
+}
+
+impl RunLimits {
+    fn fields(&self) -> [u64; 8] {
+        let l = self;
+        [l.wall_us, l.cpu_us, l.memory, l.address_space, l.output, l.file, l.processes, l.stack]
+    }
+}
+
+/// How the child of a run starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum How {
+    /// exec of a program.
+    Exec {
+        /// Program and arguments; the program is an absolute path inside.
+        argv: Vec<Vec<u8>>,
+        /// The whole environment.
+        env: Vec<Vec<u8>>,
+    },
+    /// A fork of the warm interpreter.
+    Python {
+        /// What the child does with the code; see the zygote crate.
+        kind: u32,
+        /// Source text.
+        code: Vec<u8>,
+        /// Second argument of the kind: test code, or an encoded list of calls.
+        extra: Vec<u8>,
+    },
+}
+
+/// One run. Descriptors with it: stdin, stdout, stderr, result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// How to start it.
+    pub how: How,
+    /// Limits.
+    pub limits: RunLimits,
+    /// Names the content of `/prog`; 0 = empty. When it is not what is there, `program_files` replace it.
+    pub program: u64,
+    /// The program's own files, read-only for it, in `/prog`.
+    pub program_files: Vec<PlacedFile>,
+    /// Files in the working directory `/work`.
+    pub work_files: Vec<PlacedFile>,
+    /// Files of `/work` that are wanted back: plain files only, links are never followed.
+    pub fetch: Vec<String>,
+    /// The most bytes that all fetched files may have together.
+    pub fetch_max: u64,
+}
+
+impl Run {
+    /// As a packet body.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut e = Encoder::default();
+        match &self.how {
+            How::Exec { argv, env } => {
+                e.u8(0);
+                e.list(argv, |e, a| e.bytes(a));
+                e.list(env, |e, a| e.bytes(a));
+            }
+            How::Python { kind, code, extra } => {
+                e.u8(1);
+                e.u32(*kind);
+                e.bytes(code);
+                e.bytes(extra);
+            }
+        }
+        for v in self.limits.fields() {
+            e.u64(v);
+        }
+        e.u64(self.program);
+        e.list(&self.program_files, |e, f| f.encode(e));
+        e.list(&self.work_files, |e, f| f.encode(e));
+        e.list(&self.fetch, |e, f| e.bytes(f.as_bytes()));
+        e.u64(self.fetch_max);
+        e.0
+    }
+
+    /// From a packet body.
+    ///
+    /// # Errors
+    /// The body is malformed.
+    pub fn decode(body: &[u8]) -> Result<Self, Malformed> {
+        let mut d = Decoder::new(body);
+        let how = match d.u8()? {
+            0 => How::Exec { argv: d.list(Decoder::bytes)?, env: d.list(Decoder::bytes)? },
+            1 => How::Python { kind: d.u32()?, code: d.bytes()?, extra: d.bytes()? },
+            _ => return Err(Malformed { at: 0, want: "a way to start" }),
+        };
+        let mut l = [0_u64; 8];
+        for v in &mut l {
+            *v = d.u64()?;
+        }
+        let limits = RunLimits {
+            wall_us: l[0],
+            cpu_us: l[1],
+            memory: l[2],
+            address_space: l[3],
+            output: l[4],
+            file: l[5],
+            processes: l[6],
+            stack: l[7],
+        };
+        let out = Self {
+            how,
+            limits,
+            program: d.u64()?,
+            program_files: d.list(PlacedFile::decode)?,
+            work_files: d.list(PlacedFile::decode)?,
+            fetch: d.list(Decoder::text)?,
+            fetch_max: d.u64()?,
+        };
+        d.end()?;
+        Ok(out)
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The main process left with this status.
+    Exited(u8),
+    /// The main process died of this signal, by its own doing.
+    Signaled(u8),
+    /// Killed at the wall-clock limit.
+    Wall,
+    /// Killed at the CPU limit.
+    Cpu,
+    /// Killed at the memory limit.
+    Memory,
+    /// Killed at the output limit.
+    Output,
+    /// Killed because it had more processes than allowed (only where the kernel cannot count them itself).
+    Processes,
+    /// The slot could not start it. This is the sandbox's failure, not the program's.
+    Failed(String),
+}
+
+/// A file that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetched {
+    /// Its content.
+    Data(Vec<u8>),
+    /// It is not there, not a plain file, or too large: which, for people.
+    Refused(String),
+}
+
+/// What came of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// How it ended.
+    pub end: End,
+    /// Wall-clock time, microseconds.
+    pub wall_us: u64,
+    /// CPU time of all processes, microseconds.
+    pub cpu_us: u64,
+    /// Peak memory, KiB: of the largest process, or of all together where that was seen to be more.
+    pub peak_kb: u64,
+    /// Processes that were still alive when the main one had ended.
+    pub leftovers: u32,
+    /// Something could not be cleaned: the supervisor must replace this slot.
+    pub retire: bool,
+    /// What was asked for in [`Run::fetch`], same order.
+    pub fetched: Vec<Fetched>,
+}
+
+impl Report {
+    /// As a packet body.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut e = Encoder::default();
+        let (tag, n, text) = match &self.end {
+            End::Exited(n) => (0, *n, ""),
+            End::Signaled(n) => (1, *n, ""),
+            End::Wall => (2, 0, ""),
+            End::Cpu => (3, 0, ""),
+            End::Memory => (4, 0, ""),
+            End::Output => (5, 0, ""),
+            End::Processes => (6, 0, ""),
+            End::Failed(t) => (7, 0, t.as_str()),
+        };
+        e.u8(tag);
+        e.u8(n);
+        e.bytes(text.as_bytes());
+        e.u64(self.wall_us);
+        e.u64(self.cpu_us);
+        e.u64(self.peak_kb);
+        e.u32(self.leftovers);
+        e.u8(u8::from(self.retire));
+        e.list(&self.fetched, |e, f| match f {
+            Fetched::Data(d) => {
+                e.u8(0);
+                e.bytes(d);
+            }
+            Fetched::Refused(t) => {
+                e.u8(1);
+                e.bytes(t.as_bytes());
+            }
+        });
+        e.0
+    }
+
+    /// From a packet body.
+    ///
+    /// # Errors
+    /// The body is malformed.
+    pub fn decode(body: &[u8]) -> Result<Self, Malformed> {
+        let mut d = Decoder::new(body);
+        let (tag, n, text) = (d.u8()?, d.u8()?, d.text()?);
+        let end = match tag {
+            0 => End::Exited(n),
+            1 => End::Signaled(n),
+            2 => End::Wall,
+            3 => End::Cpu,
+            4 => End::Memory,
+            5 => End::Output,
+            6 => End::Processes,
+            7 => End::Failed(text),
+            _ => return Err(Malformed { at: 0, want: "an end" }),
+        };
+        let out = Self {
+            end,
+            wall_us: d.u64()?,
+            cpu_us: d.u64()?,
+            peak_kb: d.u64()?,
+            leftovers: d.u32()?,
+            retire: d.bool()?,
+            fetched: d.list(|d| {
+                Ok(match d.u8()? {
+                    0 => Fetched::Data(d.bytes()?),
+                    1 => Fetched::Refused(d.text()?),
+                    _ => return Err(Malformed { at: 0, want: "a fetched file" }),
+                })
+            })?,
+        };
+        d.end()?;
+        Ok(out)
+    }
+}

@@ -1,0 +1,101 @@
+//! What a sandbox is asked to be, and what it turned out to be.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// How well programs are isolated. Ordered: more is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Tier {
+    /// Nothing but what the process can do to itself.
+    D,
+    /// Landlock and the system-call filter, no namespaces.
+    C,
+    /// As B, but the network is closed by the system-call filter only.
+    #[serde(rename = "B-")]
+    BMinus,
+    /// User, process, mount, network, IPC and host name namespaces, own root, filter.
+    B,
+    /// As B, with exact memory accounting by a control group.
+    A,
+}
+
+impl std::fmt::Display for Tier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::A => "A",
+            Self::B => "B",
+            Self::BMinus => "B-",
+            Self::C => "C",
+            Self::D => "D",
+        })
+    }
+}
+
+/// Whether slots have a network namespace of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NetPolicy {
+    /// If the kernel gives one (sites may set `user.max_net_namespaces = 0`).
+    #[default]
+    IfPossible,
+    /// Never: sockets are refused by the filter either way.
+    Never,
+}
+
+/// What a sandbox is asked to be.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Programs that run at the same time. Default: the CPUs this process may use.
+    pub slots: usize,
+    /// The least isolation that is accepted; less is an error.
+    pub tier_min: Tier,
+    /// Python interpreter, a name on PATH or a path. Default `python3`.
+    pub python: PathBuf,
+    /// MiB of scratch space of a slot; a job cannot have more.
+    pub scratch_mb: u64,
+    /// Files in the scratch space of a slot.
+    pub scratch_files: u64,
+    /// Network namespaces.
+    pub net: NetPolicy,
+    /// Runs after which a slot is replaced.
+    pub runs_per_slot: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            slots: std::thread::available_parallelism().map_or(1, usize::from),
+            tier_min: Tier::BMinus,
+            python: PathBuf::from("python3"),
+            scratch_mb: 64,
+            scratch_files: 8192,
+            net: NetPolicy::default(),
+            runs_per_slot: 10_000,
+        }
+    }
+}
+
+/// Why there is no sandbox.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The helper could not be started at all.
+    #[error("starting the sandbox's helper: {0}")]
+    Helper(std::io::Error),
+    /// The kernel, or the container around us, refused a step.
+    #[error("a sandbox slot could not be built: {0}. `bessemer doctor` says what this machine allows")]
+    Slot(String),
+    /// The slot stands, but isolates less than asked for.
+    #[error(
+        "the sandbox reaches tier {got} here, and the policy wants at least {want} ({why}); lower it by tier_min if you accept that"
+    )]
+    Tier {
+        /// What is possible.
+        got: Tier,
+        /// What was asked for.
+        want: Tier,
+        /// What is missing.
+        why: String,
+    },
+    /// An interpreter or compiler is missing.
+    #[error("{0}")]
+    Language(String),
+}

@@ -1,0 +1,302 @@
+//! Jobs and their results. Field names are those of `bessemer sandbox batch`.
+
+use crate::bytes::Bytes;
+use crate::compare::Comparator;
+use crate::config::Tier;
+use serde::{Deserialize, Serialize};
+
+/// One program with everything to try on it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// The caller's name for it; comes back in the result.
+    pub id: String,
+    /// A name of [`crate::lang::names`].
+    pub language: String,
+    /// Source text.
+    pub code: Bytes,
+    /// What is done with it.
+    pub mode: Mode,
+    /// How an output is held against the expected one.
+    pub comparator: Comparator,
+    /// For each test (and for a compilation, where only wall, CPU and memory are raised to the compiler's need).
+    pub limits: Limits,
+    /// Files in the working directory.
+    pub files: Vec<File>,
+    /// Files of the working directory that are wanted back, after the last test.
+    pub fetch: Vec<String>,
+    /// Do not run the tests behind the first that fails; they are missing from the result, `total` counts them.
+    pub stop_on_first_failure: bool,
+    /// What the program is allowed.
+    pub profile: Profile,
+}
+
+/// What is done with a program.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Mode {
+    /// Runs it once for each test.
+    Stdio {
+        /// The tests, in order.
+        tests: Vec<StdioTest>,
+    },
+    /// Only compiles it: does the text parse and compile? One test comes back.
+    Parse,
+}
+
+/// stdin and what stdout must be.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StdioTest {
+    /// What the program reads.
+    pub stdin: Bytes,
+    /// What it must print; `None`: nothing is compared, exit status 0 passes.
+    pub expected: Option<Bytes>,
+}
+
+/// A file of the job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File {
+    /// Relative path of plain names.
+    pub path: String,
+    /// Content.
+    pub data: Bytes,
+}
+
+/// What one test may use.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Wall-clock seconds.
+    pub wall_s: f64,
+    /// CPU seconds of all processes together.
+    pub cpu_s: f64,
+    /// MiB of all processes and scratch files together.
+    pub memory_mb: u64,
+    /// Bytes on stdout, and as many on stderr.
+    pub output_bytes: u64,
+    /// MiB of all scratch files together; the slot's own size (`Config::scratch_mb`) is the most.
+    pub scratch_mb: u64,
+    /// Processes and threads.
+    pub processes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { wall_s: 5.0, cpu_s: 5.0, memory_mb: 256, output_bytes: 1 << 20, scratch_mb: 64, processes: 32 }
+    }
+}
+
+/// What a program is allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// Processes up to the limit, memory summed over them.
+    #[default]
+    Multi,
+    /// One process with one thread; its memory is exact.
+    Solo,
+}
+
+/// How fresh the process of each test is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grade {
+    /// A process of its own for each test.
+    Test,
+    /// One process for the program, all tests in it.
+    Program,
+    /// One process for the program, which answers calls.
+    Call,
+}
+
+/// What came of a test or a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Ended inside every limit with status 0, and the output is right.
+    Pass,
+    /// Ended well, but the output is wrong.
+    WrongAnswer,
+    /// Non-zero exit status, or a signal of its own doing.
+    RuntimeError,
+    /// Wall-clock or CPU limit.
+    TimeLimit,
+    /// Memory limit.
+    MemoryLimit,
+    /// Output limit.
+    OutputLimit,
+    /// Did not compile, or does not parse.
+    CompileError,
+    /// The sandbox failed, or there was nothing to judge by. Never a success, never the program's fault.
+    Unscored,
+}
+
+/// What came of one test.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TestResult {
+    /// The judgement.
+    pub verdict: Verdict,
+    /// Why, when the verdict is `unscored`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Whether stdout is the expected output, whatever the exit status; `None` when nothing was expected or the
+    /// program was killed at a limit.
+    #[serde(default)]
+    pub matched: Option<bool>,
+    /// Exit status, when it left by itself.
+    pub exit_code: Option<i32>,
+    /// Signal, when it died of one of its own doing.
+    pub signal: Option<i32>,
+    /// Wall-clock milliseconds of the run itself: waiting for a slot is not in it.
+    pub wall_ms: f64,
+    /// CPU milliseconds of all its processes.
+    pub cpu_ms: f64,
+    /// Peak memory, MiB.
+    pub memory_peak_mb: f64,
+    /// The first `output_bytes` of stdout.
+    #[serde(rename = "stdout_b64")]
+    pub stdout: Bytes,
+    /// The first `output_bytes` of stderr.
+    #[serde(rename = "stderr_b64")]
+    pub stderr: Bytes,
+    /// More was written than came back.
+    pub truncated: bool,
+}
+
+/// What came of the compiler.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Compile {
+    /// It produced a program.
+    pub ok: bool,
+    /// Its exit status.
+    pub exit_code: Option<i32>,
+    /// Its messages.
+    #[serde(rename = "output_b64")]
+    pub output: Bytes,
+    /// The program came from the cache.
+    pub cached: bool,
+    /// Wall-clock milliseconds.
+    pub wall_ms: f64,
+}
+
+/// A file that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchedFile {
+    /// As asked for.
+    pub path: String,
+    /// Its content, when it was a plain file in the working directory.
+    #[serde(rename = "data_b64", default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Bytes>,
+    /// Why there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What came of a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobResult {
+    /// The job's.
+    pub id: String,
+    /// `pass` when every test passed, and there was one; else the verdict of the first that did not.
+    pub verdict: Verdict,
+    /// Why, when the verdict is `unscored`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Tests that passed.
+    pub passed: usize,
+    /// Tests of the job, run or not.
+    pub total: usize,
+    /// How well the program was isolated.
+    pub tier: Tier,
+    /// How fresh the process of each test was.
+    pub grade: Grade,
+    /// The compilation, for languages that have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compile: Option<Compile>,
+    /// The tests that were run, in order.
+    pub tests: Vec<TestResult>,
+    /// Files that were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<FetchedFile>,
+}
+
+impl JobResult {
+    /// Every test passed, and there was at least one.
+    #[must_use]
+    pub fn passed_all(&self) -> bool {
+        self.verdict == Verdict::Pass
+    }
+
+    pub(crate) fn unscored(job: &Job, tier: Tier, reason: String) -> Self {
+        Self {
+            id: job.id.clone(),
+            verdict: Verdict::Unscored,
+            reason: Some(reason),
+            passed: 0,
+            total: job.total(),
+            tier,
+            grade: Grade::Test,
+            compile: None,
+            tests: Vec::new(),
+            files: Vec::new(),
+        }
+    }
+}
+
+impl Job {
+    /// A Python program, to be run once per test; add tests with [`Job::test`].
+    #[must_use]
+    pub fn python(id: impl Into<String>, code: impl Into<Bytes>) -> Self {
+        Self::stdio(id, "python", code)
+    }
+
+    /// A program in any language, to be run once per test.
+    #[must_use]
+    pub fn stdio(id: impl Into<String>, language: impl Into<String>, code: impl Into<Bytes>) -> Self {
+        Self {
+            id: id.into(),
+            language: language.into(),
+            code: code.into(),
+            mode: Mode::Stdio { tests: Vec::new() },
+            comparator: Comparator::default(),
+            limits: Limits::default(),
+            files: Vec::new(),
+            fetch: Vec::new(),
+            stop_on_first_failure: false,
+            profile: Profile::default(),
+        }
+    }
+
+    /// "Does this Python text parse and compile?": verdict `pass` or `compile-error`.
+    #[must_use]
+    pub fn parses(id: impl Into<String>, code: impl Into<Bytes>) -> Self {
+        Self { mode: Mode::Parse, ..Self::python(id, code) }
+    }
+
+    /// Adds a test with an expected output.
+    #[must_use]
+    pub fn test(self, stdin: impl Into<Bytes>, expected: impl Into<Bytes>) -> Self {
+        self.with(StdioTest { stdin: stdin.into(), expected: Some(expected.into()) })
+    }
+
+    /// Adds a test whose output is only handed back.
+    #[must_use]
+    pub fn input(self, stdin: impl Into<Bytes>) -> Self {
+        self.with(StdioTest { stdin: stdin.into(), expected: None })
+    }
+
+    fn with(mut self, test: StdioTest) -> Self {
+        match &mut self.mode {
+            Mode::Stdio { tests } => tests.push(test),
+            other @ Mode::Parse => *other = Mode::Stdio { tests: vec![test] },
+        }
+        self
+    }
+
+    /// Number of tests.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        match &self.mode {
+            Mode::Stdio { tests } => tests.len(),
+            Mode::Parse => 1,
+        }
+    }
+}

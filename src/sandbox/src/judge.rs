@@ -1,0 +1,314 @@
+//! From a job to runs, and from what came of them to verdicts.
+
+use crate::bytes::Bytes;
+use crate::config::Tier;
+use crate::job::{
+    Compile, FetchedFile, Grade, Job, JobResult, Limits, Mode, Profile, StdioTest, TestResult, Verdict,
+};
+use crate::lang::{self, Language, Toolchain};
+use crate::slot_handle::{Outcome, SlotHandle};
+use slot::wire::{End, Fetched, How, PlacedFile, Run, RunLimits};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What a compiler may use, beyond the job's own limits.
+const COMPILER: Limits = Limits {
+    wall_s: 60.0,
+    cpu_s: 60.0,
+    memory_mb: 2048,
+    output_bytes: 1 << 20,
+    scratch_mb: 1024,
+    processes: 64,
+};
+/// The most that all fetched files of a job may have together.
+const FETCH_MAX: u64 = 64 << 20;
+/// More than this many seconds is "no limit" to nobody: 12 days.
+const LONGEST_S: f64 = 1e6;
+
+/// A number for each program that is put into `/prog` of a slot.
+fn next_program() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+fn micros(seconds: f64) -> u64 {
+    let seconds = if seconds.is_nan() { 0.0 } else { seconds.clamp(0.0, LONGEST_S) };
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..1e12")]
+    {
+        (seconds * 1e6) as u64
+    }
+}
+
+fn run_limits(l: &Limits, language: &Language, profile: Profile) -> RunLimits {
+    let mib = |n: u64| n.saturating_mul(1 << 20);
+    let processes = match profile {
+        Profile::Multi => l.processes.max(1),
+        Profile::Solo => 1,
+    };
+    RunLimits {
+        wall_us: micros(l.wall_s).max(1),
+        cpu_us: micros(l.cpu_s).max(1),
+        memory: mib(l.memory_mb),
+        address_space: mib(l.memory_mb + language.reserve_mb),
+        output: l.output_bytes,
+        file: mib(l.scratch_mb),
+        processes,
+        stack: mib(language.stack_mb.min(l.memory_mb)),
+    }
+}
+
+fn exec(argv: &[String], toolchain: &Toolchain, more_env: &[&str]) -> How {
+    let env = lang::BASE_ENV.iter().copied().chain(more_env.iter().copied()).map(str::to_owned);
+    How::Exec {
+        argv: argv.iter().map(|a| a.clone().into_bytes()).collect(),
+        env: env.chain(toolchain.env.iter().cloned()).map(String::into_bytes).collect(),
+    }
+}
+
+fn work_files(job: &Job) -> Vec<PlacedFile> {
+    job.files
+        .iter()
+        .map(|f| PlacedFile { path: f.path.clone(), executable: false, data: f.data.0.clone() })
+        .collect()
+}
+
+/// Runs one job on one slot. An error means that the slot has failed and must be replaced.
+pub(crate) struct Judge<'a> {
+    pub slot: &'a mut SlotHandle,
+    pub tier: Tier,
+    pub language: &'static Language,
+    pub toolchain: &'a Toolchain,
+}
+
+impl Judge<'_> {
+    pub fn job(&mut self, job: &Job) -> JobResult {
+        let mut result = JobResult {
+            id: job.id.clone(),
+            verdict: Verdict::Unscored,
+            reason: None,
+            passed: 0,
+            total: job.total(),
+            tier: self.tier,
+            grade: Grade::Test,
+            compile: None,
+            tests: Vec::new(),
+            files: Vec::new(),
+        };
+        let end = match &job.mode {
+            Mode::Stdio { tests } => self.stdio(job, tests, &mut result),
+            Mode::Parse => self.parse(job, &mut result),
+        };
+        if let Err(e) = end {
+            result.reason = Some(format!("the sandbox slot failed: {e}"));
+            self.slot.runs = u64::MAX; // replaces it
+            return result;
+        }
+        settle(&mut result);
+        result
+    }
+
+    fn stdio(&mut self, job: &Job, tests: &[StdioTest], result: &mut JobResult) -> io::Result<()> {
+        let source =
+            PlacedFile { path: self.language.source.to_owned(), executable: false, data: job.code.0.clone() };
+        let program_files = match &self.toolchain.compile {
+            None => vec![source],
+            Some(argv) => match self.compile(job, source, argv, result)? {
+                Some(binary) => {
+                    vec![PlacedFile { path: lang::PROGRAM.to_owned(), executable: true, data: binary }]
+                }
+                None => return Ok(()),
+            },
+        };
+        let mut run = Run {
+            how: exec(&self.toolchain.run, self.toolchain, &[]),
+            limits: run_limits(&job.limits, self.language, job.profile),
+            program: next_program(),
+            program_files,
+            work_files: work_files(job),
+            fetch: Vec::new(),
+            fetch_max: FETCH_MAX,
+        };
+        for (i, test) in tests.iter().enumerate() {
+            if i + 1 == tests.len() {
+                run.fetch.clone_from(&job.fetch);
+            }
+            let outcome = self.slot.run(&run, &test.stdin)?;
+            run.program_files.clear(); // they lie in the slot now
+            let judged = judge_stdio(job, test, outcome, self.language, &mut result.files, &run.fetch);
+            let failed = judged.verdict != Verdict::Pass;
+            result.tests.push(judged);
+            if failed && job.stop_on_first_failure {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn compile(
+        &mut self,
+        job: &Job,
+        source: PlacedFile,
+        argv: &[String],
+        result: &mut JobResult,
+    ) -> io::Result<Option<Vec<u8>>> {
+        let run = Run {
+            how: exec(argv, self.toolchain, &[]),
+            limits: RunLimits {
+                address_space: 1 << 40,
+                ..run_limits(&COMPILER, self.language, Profile::Multi)
+            },
+            program: next_program(),
+            program_files: vec![source],
+            work_files: work_files(job),
+            fetch: vec![lang::PROGRAM.to_owned()],
+            fetch_max: FETCH_MAX,
+        };
+        let out = self.slot.run(&run, b"")?;
+        let exit_code = if let End::Exited(n) = out.report.end { Some(i32::from(n)) } else { None };
+        let mut fetched = out.report.fetched.into_iter();
+        let binary = match (exit_code, fetched.next()) {
+            (Some(0), Some(Fetched::Data(data))) => Some(data),
+            _ => None,
+        };
+        let mut output = out.stdout;
+        output.extend(out.stderr);
+        match &out.report.end {
+            End::Failed(why) => result.reason = Some(format!("the compiler could not be run: {why}")),
+            _ if binary.is_none() => result.verdict = Verdict::CompileError,
+            _ => {}
+        }
+        result.compile = Some(Compile {
+            ok: binary.is_some(),
+            exit_code,
+            output: Bytes(output),
+            cached: false,
+            wall_ms: ms(out.report.wall_us),
+        });
+        Ok(binary)
+    }
+
+    fn parse(&mut self, job: &Job, result: &mut JobResult) -> io::Result<()> {
+        let mut argv = self.toolchain.run.clone();
+        argv.pop(); // the program's path
+        argv.extend(["-I", "-S", "-c", lang::PARSE_SCRIPT].map(str::to_owned));
+        let run = Run {
+            how: exec(&argv, self.toolchain, &[]),
+            limits: run_limits(&job.limits, self.language, Profile::Solo),
+            program: 0,
+            program_files: Vec::new(),
+            work_files: Vec::new(),
+            fetch: Vec::new(),
+            fetch_max: 0,
+        };
+        let outcome = self.slot.run(&run, &job.code)?;
+        let mut test = measured(outcome);
+        // Status 1 is the script's own word. A crash of the compiler itself on this text also means "not compilable".
+        test.verdict = match test.verdict {
+            Verdict::Pass => Verdict::Pass,
+            Verdict::RuntimeError | Verdict::MemoryLimit => Verdict::CompileError,
+            other => other,
+        };
+        result.tests.push(test);
+        Ok(())
+    }
+}
+
+fn ms(us: u64) -> f64 {
+    #[allow(clippy::cast_precision_loss, reason = "microseconds of a run stay far below 2^52")]
+    {
+        us as f64 / 1000.0
+    }
+}
+
+/// A result with the verdict that the end of the run alone gives.
+fn measured(out: Outcome) -> TestResult {
+    let report = out.report;
+    let (verdict, exit_code, signal, reason) = match report.end {
+        End::Exited(0) => (Verdict::Pass, Some(0), None, None),
+        End::Exited(n) => (Verdict::RuntimeError, Some(i32::from(n)), None, None),
+        End::Signaled(n) => (Verdict::RuntimeError, None, Some(i32::from(n)), None),
+        End::Wall | End::Cpu => (Verdict::TimeLimit, None, None, None),
+        End::Memory => (Verdict::MemoryLimit, None, None, None),
+        End::Output => (Verdict::OutputLimit, None, None, None),
+        // A fork bomb where the kernel cannot refuse the fork itself.
+        End::Processes => (Verdict::RuntimeError, None, Some(libc::SIGKILL), None),
+        End::Failed(why) => (Verdict::Unscored, None, None, Some(why)),
+    };
+    #[allow(clippy::cast_precision_loss, reason = "kibibytes of a run stay far below 2^52")]
+    let memory_peak_mb = report.peak_kb as f64 / 1024.0;
+    TestResult {
+        verdict,
+        reason,
+        matched: None,
+        exit_code,
+        signal,
+        wall_ms: ms(report.wall_us),
+        cpu_ms: ms(report.cpu_us),
+        memory_peak_mb,
+        stdout: Bytes(out.stdout),
+        stderr: Bytes(out.stderr),
+        truncated: out.truncated,
+    }
+}
+
+fn judge_stdio(
+    job: &Job,
+    test: &StdioTest,
+    mut out: Outcome,
+    language: &Language,
+    files: &mut Vec<FetchedFile>,
+    asked: &[String],
+) -> TestResult {
+    for (path, got) in asked.iter().zip(std::mem::take(&mut out.report.fetched)) {
+        let (data, error) = match got {
+            Fetched::Data(d) => (Some(Bytes(d)), None),
+            Fetched::Refused(why) => (None, Some(why)),
+        };
+        files.push(FetchedFile { path: path.clone(), data, error });
+    }
+    let mut t = measured(out);
+    let ended = matches!(t.verdict, Verdict::Pass | Verdict::RuntimeError);
+    if ended && !t.truncated {
+        t.matched = test.expected.as_ref().map(|e| job.comparator.matches(&t.stdout, e));
+    }
+    match t.verdict {
+        Verdict::Pass if t.matched == Some(false) => t.verdict = Verdict::WrongAnswer,
+        Verdict::RuntimeError if language.name == "python" => t.verdict = python_failure(&t),
+        _ => {}
+    }
+    t
+}
+
+/// A refused allocation is an exception in Python, so the kernel's limit shows as an ordinary traceback.
+fn python_failure(t: &TestResult) -> Verdict {
+    if t.exit_code != Some(1) {
+        return Verdict::RuntimeError;
+    }
+    let tail = &t.stderr[t.stderr.len().saturating_sub(4096)..];
+    let text = String::from_utf8_lossy(tail);
+    let last = text.trim_end().lines().last().unwrap_or_default();
+    if last == "MemoryError" || last.starts_with("MemoryError:") {
+        Verdict::MemoryLimit
+    } else if lang::is_syntax_error(tail) {
+        Verdict::CompileError
+    } else {
+        Verdict::RuntimeError
+    }
+}
+
+/// The verdict of the whole job from those of its tests.
+fn settle(result: &mut JobResult) {
+    result.passed = result.tests.iter().filter(|t| t.verdict == Verdict::Pass).count();
+    if result.verdict == Verdict::CompileError || result.reason.is_some() {
+        return;
+    }
+    match result.tests.iter().find(|t| t.verdict != Verdict::Pass) {
+        Some(first) => {
+            result.verdict = first.verdict;
+            result.reason.clone_from(&first.reason);
+        }
+        None if result.total == 0 => result.reason = Some("no tests, so nothing to judge by".into()),
+        None if result.passed == result.total => result.verdict = Verdict::Pass,
+        None => result.reason = Some("not every test was run".into()),
+    }
+}

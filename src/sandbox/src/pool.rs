@@ -1,0 +1,236 @@
+//! The sandbox: a fixed number of slots, and batches over them.
+
+use crate::config::{Config, NetPolicy, SandboxError, Tier};
+use crate::job::{Job, JobResult};
+use crate::judge::Judge;
+use crate::lang::{self, Toolchain};
+use crate::slot_handle::SlotHandle;
+use slot::wire::{Hello, Setup};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// When the supervisor is root, programs run under this host uid, which belongs to nobody.
+const RUN_AS: u32 = 1_987_654_321;
+
+/// A flag to stop a batch. Clone it into the thread that may want to.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Jobs that have not begun come back `unscored`.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody has.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Slots, ready to run jobs. Shared by any number of threads; dropping it ends every process in it.
+pub struct Sandbox {
+    config: Config,
+    setup: Setup,
+    toolchains: Vec<Result<Toolchain, String>>,
+    hello: Hello,
+    tier: Tier,
+    /// Free slots; `None` is a slot that has to be started again.
+    free: Mutex<Vec<Option<SlotHandle>>>,
+    returned: Condvar,
+}
+
+impl Sandbox {
+    /// Looks for languages, starts the first slot, and checks the tier. Further slots start when they are needed.
+    ///
+    /// # Errors
+    /// No slot can be built here, it isolates less than `tier_min`, or there is no Python.
+    pub fn start(config: Config) -> Result<Self, SandboxError> {
+        let toolchains: Vec<_> = lang::table().iter().map(|l| (l.find)(&config)).collect();
+        let python = lang::by_name("python").map(|i| &toolchains[i]);
+        if let Some(Err(e)) = python {
+            return Err(SandboxError::Language(e.clone()));
+        }
+        let setup = setup(&config, &toolchains);
+        let first = SlotHandle::start(&setup)?;
+        let hello = first.hello.clone();
+        let (tier, why) = tier_of(&hello, config.net);
+        if tier < config.tier_min {
+            return Err(SandboxError::Tier { got: tier, want: config.tier_min, why });
+        }
+        let mut free = vec![Some(first)];
+        free.resize_with(config.slots.max(1), || None);
+        free.reverse(); // the slot that stands is taken first
+        Ok(Self { config, setup, toolchains, hello, tier, free: Mutex::new(free), returned: Condvar::new() })
+    }
+
+    /// How well programs are isolated here.
+    #[must_use]
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// What the first slot said of itself.
+    pub(crate) fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    /// Languages that can be run here, with what runs them; and those that cannot, with the reason.
+    #[must_use]
+    pub fn languages(&self) -> Vec<(&'static str, Result<String, String>)> {
+        let found =
+            self.toolchains.iter().map(|t| t.as_ref().map(|t| t.version.clone()).map_err(Clone::clone));
+        lang::names().into_iter().zip(found).collect()
+    }
+
+    /// Runs one job on the next free slot, in this thread.
+    #[must_use]
+    pub fn run(&self, job: &Job) -> JobResult {
+        let Some(index) = lang::by_name(&job.language) else {
+            let known = lang::names().join(", ");
+            let reason = format!("language {:?} is not one of {known}", job.language);
+            return JobResult::unscored(job, self.tier, reason);
+        };
+        let toolchain = match &self.toolchains[index] {
+            Ok(t) => t,
+            Err(e) => return JobResult::unscored(job, self.tier, e.clone()),
+        };
+        let mut place = Place { sandbox: self, slot: self.take() };
+        let slot = match place.slot.take() {
+            Some(slot) if slot.runs < self.config.runs_per_slot => slot,
+            old => {
+                drop(old);
+                match SlotHandle::start(&self.setup) {
+                    Ok(slot) => slot,
+                    Err(e) => return JobResult::unscored(job, self.tier, e.to_string()),
+                }
+            }
+        };
+        let slot = place.slot.insert(slot);
+        let (tier, why) = tier_of(&slot.hello, self.config.net);
+        if tier < self.config.tier_min {
+            return JobResult::unscored(job, tier, format!("a new slot reaches tier {tier} only: {why}"));
+        }
+        Judge { slot, tier, language: lang::table()[index], toolchain }.job(job)
+    }
+
+    /// Runs jobs in parallel, one thread per slot; results come in the order of the jobs.
+    #[must_use]
+    pub fn run_batch(&self, jobs: &[Job]) -> Vec<JobResult> {
+        self.run_batch_until(jobs, &Cancel::default())
+    }
+
+    /// As [`Sandbox::run_batch`]; jobs that have not begun when `cancel` is set come back `unscored`.
+    #[must_use]
+    pub fn run_batch_until(&self, jobs: &[Job], cancel: &Cancel) -> Vec<JobResult> {
+        let results: Vec<_> = jobs.iter().map(|_| Mutex::new(None)).collect();
+        self.run_each(jobs.iter(), cancel, |i, result| *lock(&results[i]) = Some(result));
+        let taken = results.into_iter().map(|m| m.into_inner().unwrap_or_else(PoisonError::into_inner));
+        taken
+            .zip(jobs)
+            .map(|(r, job)| {
+                r.unwrap_or_else(|| JobResult::unscored(job, self.tier, "the job was lost".into()))
+            })
+            .collect()
+    }
+
+    /// Runs jobs as they come: the iterator is asked for the next one only when a slot is free for it, and `done` gets
+    /// each result, with the job's place, as soon as it is there, from several threads.
+    pub fn run_each<J: std::borrow::Borrow<Job>>(
+        &self,
+        jobs: impl Iterator<Item = J> + Send,
+        cancel: &Cancel,
+        done: impl Fn(usize, JobResult) + Sync,
+    ) {
+        let most = jobs.size_hint().1.unwrap_or(usize::MAX).min(self.config.slots.max(1));
+        let jobs = Mutex::new(jobs.enumerate());
+        let work = || {
+            loop {
+                let Some((i, job)) = lock(&jobs).next() else { return };
+                let job = job.borrow();
+                let result = if cancel.is_cancelled() {
+                    JobResult::unscored(job, self.tier, "the batch was cancelled".into())
+                } else {
+                    self.run(job)
+                };
+                done(i, result);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..most {
+                scope.spawn(work);
+            }
+            work();
+        });
+    }
+
+    fn take(&self) -> Option<SlotHandle> {
+        let mut free = lock(&self.free);
+        loop {
+            match free.pop() {
+                Some(slot) => return slot,
+                None => free = self.returned.wait(free).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
+
+/// Gives the slot back whatever happens in between.
+struct Place<'a> {
+    sandbox: &'a Sandbox,
+    slot: Option<SlotHandle>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        lock(&self.sandbox.free).push(self.slot.take());
+        self.sandbox.returned.notify_one();
+    }
+}
+
+/// A lock that another thread's panic does not take from us: what it guards is always whole.
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn setup(config: &Config, toolchains: &[Result<Toolchain, String>]) -> Setup {
+    let (mut binds, links) = lang::base_binds();
+    for bind in toolchains.iter().flatten().flat_map(|t| &t.binds) {
+        if !binds.contains(bind) {
+            binds.push(bind.clone());
+        }
+    }
+    let text = |path: &str, data: &str| (path.to_owned(), data.as_bytes().to_vec());
+    Setup {
+        supervisor: std::process::id(),
+        run_as: RUN_AS,
+        // One mebibyte more, so that a program's own files and directories have room beside those of the job.
+        scratch_bytes: (config.scratch_mb + 1) << 20,
+        scratch_files: config.scratch_files,
+        binds,
+        links,
+        files: vec![
+            text("/etc/passwd", "user:x:1000:1000:user:/work:/bin/sh\n"),
+            text("/etc/group", "user:x:1000:\n"),
+            text("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
+            text("/etc/hosts", "127.0.0.1 localhost\n"),
+        ],
+        want_net_namespace: config.net == NetPolicy::IfPossible,
+        zygote_argv: Vec::new(),
+        zygote_env: Vec::new(),
+    }
+}
+
+fn tier_of(hello: &Hello, net: NetPolicy) -> (Tier, String) {
+    match (hello.net_namespace, net) {
+        (true, _) => (Tier::B, String::new()),
+        (false, NetPolicy::Never) => {
+            (Tier::BMinus, "network namespaces are switched off by the caller".into())
+        }
+        (false, NetPolicy::IfPossible) => (
+            Tier::BMinus,
+            "the kernel gives no network namespace; look at `sysctl user.max_net_namespaces`".into(),
+        ),
+    }
+}

@@ -1,0 +1,48 @@
+//! What this machine allows, for `bessemer doctor`.
+
+use crate::config::{Config, Tier};
+use crate::pool::Sandbox;
+use serde::Serialize;
+
+/// What a sandbox would be here.
+#[derive(Debug, Clone, Serialize)]
+pub struct Probe {
+    /// The tier; `None` when no slot can be built.
+    pub tier: Option<Tier>,
+    /// One line each: what holds, what is missing and why.
+    pub facts: Vec<String>,
+    /// Languages and what runs them, or why not.
+    pub languages: Vec<(String, Result<String, String>)>,
+}
+
+/// Builds a slot, asks what it has, and takes it down again.
+#[must_use]
+pub fn probe(config: &Config) -> Probe {
+    let lowest = Config { tier_min: Tier::D, slots: 1, ..config.clone() };
+    let sandbox = match Sandbox::start(lowest) {
+        Ok(s) => s,
+        Err(e) => return Probe { tier: None, facts: vec![e.to_string()], languages: Vec::new() },
+    };
+    let hello = sandbox.hello();
+    let fact = |holds: bool, yes: &str, no: &str| if holds { yes.to_owned() } else { no.to_owned() };
+    let facts = vec![
+        fact(
+            hello.net_namespace,
+            "own network namespace",
+            "no network namespace: sockets are refused by the system-call filter only",
+        ),
+        fact(hello.proc_mounted, "own /proc", "no /proc inside (the container around us masks parts of it)"),
+        fact(
+            hello.can_observe,
+            "memory and CPU time are summed over all processes of a program",
+            "memory and CPU limits hold for each process alone",
+        ),
+        fact(
+            hello.processes_scoped,
+            "the kernel limits the number of processes of each slot",
+            "processes are counted every 5 ms (the kernel counts them per user only)",
+        ),
+    ];
+    let languages = sandbox.languages().into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
+    Probe { tier: Some(sandbox.tier()), facts, languages }
+}
