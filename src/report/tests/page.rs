@@ -170,6 +170,8 @@ fn a_browser_shows_the_page() {
     assert!(png.starts_with(b"\x89PNG") && png.len() > 60_000, "{} bytes: blank?", png.len());
     if let Some(keep) = std::env::var_os("BESSEMER_KEEP_REPORT") {
         std::fs::copy(&file, Path::new(&keep).join("report.html")).unwrap();
+        let doc = report::json::report(&read(&run)).to_string();
+        std::fs::write(Path::new(&keep).join("report.json"), doc).unwrap();
         std::fs::copy(&shot, Path::new(&keep).join("report.png")).unwrap();
     }
 }

@@ -67,6 +67,7 @@ impl<'a> Builder<'a> {
         self.tasks.push(Task {
             key,
             phase: phase.to_owned(),
+            also: vec![],
             labels,
             points: vec![],
             shared_by: 1,
