@@ -3,63 +3,76 @@
 use record::FailureClass;
 use serde::{Deserialize, Serialize};
 
-/// A task's state. The names are API (`status --json`).
+/// A task's state. Names and meanings are the ledger's, and API (`status --json`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
-    /// No attempt yet.
-    Pending,
-    /// Waits because something upstream has failed.
+    /// Never handed in.
+    Planned,
+    /// Waits for a task that has to be retried first.
     Blocked,
-    /// To be handed in again: a limit was reached or the scheduler was away.
+    /// Waits to be handed in (again): a submit limit, a back-off, a controller that was away.
     Deferred,
-    /// Intent written, fate of the submission not known yet.
+    /// Handed in; nobody knows yet whether the scheduler has it.
     Submitting,
-    /// The scheduler holds it.
-    Submitted,
+    /// In the queue.
+    Queued,
+    /// In the queue for a reason that never goes away.
+    Hopeless,
     Running,
-    /// Over by the scheduler's account; the record has not been seen yet.
+    /// Over, its record has not been seen yet.
     FinishedUnconfirmed,
     Succeeded,
+    /// A service that nobody needs (any more).
+    NotNeeded,
     /// Stopped with a checkpoint, to be continued.
     Checkpointed,
     Failed,
-    /// Died without a record and nothing explains it.
+    /// Gone without a record, and nothing explains it.
     Lost,
     Cancelled,
+    /// Succeeded once, but the outputs do not hold any more.
+    Damaged,
 }
 
 impl State {
-    pub const ALL: [State; 12] = [
+    /// In the order in which counts are shown.
+    pub const ALL: [State; 15] = [
         State::Succeeded,
+        State::NotNeeded,
         State::Running,
-        State::Submitted,
+        State::Queued,
         State::Submitting,
         State::FinishedUnconfirmed,
         State::Checkpointed,
         State::Deferred,
-        State::Pending,
+        State::Planned,
         State::Blocked,
+        State::Hopeless,
         State::Failed,
         State::Lost,
+        State::Damaged,
         State::Cancelled,
     ];
 
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            State::Pending => "pending",
+            State::Planned => "planned",
             State::Blocked => "blocked",
             State::Deferred => "deferred",
             State::Submitting => "submitting",
-            State::Submitted => "submitted",
+            State::Queued => "queued",
+            State::Hopeless => "hopeless",
             State::Running => "running",
             State::FinishedUnconfirmed => "finished-unconfirmed",
             State::Succeeded => "succeeded",
+            State::NotNeeded => "not-needed",
             State::Checkpointed => "checkpointed",
             State::Failed => "failed",
             State::Lost => "lost",
             State::Cancelled => "cancelled",
+            State::Damaged => "damaged",
         }
     }
 
@@ -73,32 +86,33 @@ impl State {
     #[must_use]
     pub fn mark(self) -> char {
         match self {
-            State::Succeeded => '✓',
+            State::Succeeded | State::NotNeeded => '✓',
             State::Running => '▶',
-            State::Failed | State::Lost => '✗',
+            State::Failed | State::Lost | State::Damaged => '✗',
             State::Cancelled => '⊘',
             State::Checkpointed => '↻',
-            State::Blocked => '‖',
+            State::Blocked | State::Hopeless => '‖',
             State::FinishedUnconfirmed | State::Submitting => '?',
-            State::Submitted => '…',
-            State::Deferred | State::Pending => '·',
+            State::Queued => '…',
+            State::Deferred | State::Planned => '·',
         }
     }
 
     /// Something a person should look at.
     #[must_use]
     pub fn is_trouble(self) -> bool {
-        matches!(self, State::Failed | State::Lost | State::Cancelled | State::Blocked)
+        use State as S;
+        matches!(self, S::Failed | S::Lost | S::Cancelled | S::Damaged | S::Blocked | S::Hopeless)
     }
 
     /// Class name in the HTML report: five looks are enough to tell states apart.
     pub(crate) fn look(self) -> &'static str {
         match self {
-            State::Succeeded => "ok",
+            State::Succeeded | State::NotNeeded => "ok",
             State::Running => "run",
-            State::Failed | State::Lost | State::Cancelled => "bad",
-            State::Checkpointed | State::FinishedUnconfirmed | State::Submitting => "half",
-            State::Pending | State::Blocked | State::Deferred | State::Submitted => "wait",
+            State::Failed | State::Lost | State::Cancelled | State::Damaged => "bad",
+            State::Checkpointed | State::FinishedUnconfirmed | State::Submitting | State::Hopeless => "half",
+            State::Planned | State::Blocked | State::Deferred | State::Queued => "wait",
         }
     }
 }

@@ -211,11 +211,11 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path, warnings: &mut Vec<Str
     })
 }
 
-/// The state that files alone prove; everything the scheduler would have to tell is `pending` or `running` here.
+/// The state that files alone prove; everything the scheduler would have to tell is `planned`, `queued` or `running` here.
 fn proved_state(whole: bool, last: Option<&AttemptRun>) -> State {
     match last {
         _ if whole => State::Succeeded,
-        None => State::Pending,
+        None => State::Planned,
         Some(AttemptRun { record: Some(r), .. }) => match (r.status, r.class) {
             // ok, but the result does not hold: not a success
             (Status::Ok, _) => State::FinishedUnconfirmed,
@@ -225,6 +225,6 @@ fn proved_state(whole: bool, last: Option<&AttemptRun>) -> State {
             (Status::Failed, _) => State::Failed,
         },
         Some(AttemptRun { started: Some(_), .. }) => State::Running,
-        Some(_) => State::Submitted,
+        Some(_) => State::Queued,
     }
 }
