@@ -1,0 +1,153 @@
+//! The state machine of one submission: one call of `sbatch`/`qsub`, for one attempt or an array of them. It answers a
+//! single question: has the scheduler accepted it? (specs: F1-F3). Pure, like [`crate::state`].
+
+use cluster::backend::{JobRef, Seen, Submitted};
+use record::StartRecord;
+
+/// What is known about one submission.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SubmissionState {
+    /// Intent durable, fate unknown. `absent_since_ms`: the first look at a working queue, *after* the submitting
+    /// process was known to be gone, that did not show it.
+    Open {
+        since_ms: i64,
+        absent_since_ms: Option<i64>,
+    },
+    Accepted {
+        job: JobRef,
+    },
+    /// Certainly not accepted; its attempts may go out again.
+    Void,
+    /// Certainly not accepted, and useless to repeat.
+    Refused,
+}
+
+impl SubmissionState {
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            SubmissionState::Open { .. } => "open",
+            SubmissionState::Accepted { .. } => "accepted",
+            SubmissionState::Void => "void",
+            SubmissionState::Refused => "refused",
+        }
+    }
+}
+
+/// Everything that can tell the fate of an open submission, looked at together.
+#[derive(Debug, Clone, Default)]
+pub struct Evidence<'a> {
+    pub now_ms: i64,
+    /// Claims in the attempt directories of its elements: the strongest proof.
+    pub started: Vec<&'a StartRecord>,
+    /// All rows under its token.
+    pub seen: &'a [Seen],
+    /// Whether the live queue was read at all.
+    pub queue_ok: bool,
+    /// The process that called the scheduler, and the scheduler command itself, are gone from *this* host.
+    pub submitter_gone: bool,
+    /// Age after which absence proves that nothing was accepted, wherever the submitter ran.
+    pub uncertain_grace_ms: i64,
+    /// Time between two looks without a row that makes absence believable once the submitter is gone: a controller that
+    /// wakes up answers queries and late submissions in any order.
+    pub settle_ms: i64,
+}
+
+/// What to do about duplicates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cleanup {
+    /// One of several jobs under one token: cancel this one *by id*, its name is the survivor's as well.
+    CancelDuplicate(JobRef),
+    Warn(String),
+}
+
+/// The answer of the submit call.
+#[must_use]
+pub fn on_reply(state: SubmissionState, reply: &Submitted) -> SubmissionState {
+    match (state, reply) {
+        (SubmissionState::Open { .. }, Submitted::Accepted(job)) => {
+            SubmissionState::Accepted { job: job.clone() }
+        }
+        (SubmissionState::Open { .. }, Submitted::Limit(_) | Submitted::Unavailable(_)) => {
+            SubmissionState::Void
+        }
+        (SubmissionState::Open { .. }, Submitted::Refused(_)) => SubmissionState::Refused,
+        (state, _) => state,
+    }
+}
+
+/// One look around for an open submission.
+#[must_use]
+pub fn on_look(
+    state: SubmissionState,
+    look: &Evidence,
+    token: &record::Token,
+) -> (SubmissionState, Vec<Cleanup>) {
+    let SubmissionState::Open { since_ms, absent_since_ms } = state else { return (state, vec![]) };
+    let candidates = candidates(look, token);
+    if let Some((survivor, duplicates)) = candidates.split_first() {
+        let mut cleanup = Vec::new();
+        if !duplicates.is_empty() {
+            cleanup.push(Cleanup::Warn(format!(
+                "{} jobs carry the name {token}: {} stays, the others are cancelled",
+                candidates.len(),
+                survivor.id
+            )));
+            cleanup.extend(duplicates.iter().cloned().map(Cleanup::CancelDuplicate));
+        }
+        return (SubmissionState::Accepted { job: survivor.clone() }, cleanup);
+    }
+    if !look.queue_ok {
+        return (state, vec![]);
+    }
+    if look.now_ms - since_ms >= look.uncertain_grace_ms {
+        return (SubmissionState::Void, vec![]);
+    }
+    if !look.submitter_gone {
+        return (SubmissionState::Open { since_ms, absent_since_ms: None }, vec![]);
+    }
+    match absent_since_ms {
+        Some(first) if look.now_ms - first >= look.settle_ms => (SubmissionState::Void, vec![]),
+        Some(_) => (state, vec![]),
+        None if look.settle_ms == 0 => (SubmissionState::Void, vec![]),
+        None => (SubmissionState::Open { since_ms, absent_since_ms: Some(look.now_ms) }, vec![]),
+    }
+}
+
+/// Distinct jobs under the token, the one to keep first: who holds the claim, then the oldest (smallest id).
+fn candidates(look: &Evidence, token: &record::Token) -> Vec<JobRef> {
+    let mut found: Vec<(bool, JobRef)> = Vec::new();
+    for start in &look.started {
+        let id = base_id(&start.job_id).to_owned();
+        if !found.iter().any(|(_, j)| j.id == id) {
+            found.push((true, JobRef { id, cluster: None, token: token.clone() }));
+        }
+    }
+    for row in look.seen {
+        let id = base_id(&row.job.id);
+        match found.iter_mut().find(|(_, j)| j.id == id) {
+            Some((_, known)) => known.cluster = known.cluster.take().or_else(|| row.job.cluster.clone()),
+            None => found.push((
+                false,
+                JobRef { id: id.to_owned(), cluster: row.job.cluster.clone(), token: token.clone() },
+            )),
+        }
+    }
+    found.sort_by_key(|(claimed, job)| (!claimed, numeric(&job.id), job.id.clone()));
+    found.into_iter().map(|(_, job)| job).collect()
+}
+
+/// `4711_3` -> `4711`: the array's own id. Everything else is left alone.
+#[must_use]
+pub fn base_id(id: &str) -> &str {
+    let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+    match id.split_once('_') {
+        Some((base, index)) if digits(base) && digits(index) => base,
+        _ => id,
+    }
+}
+
+fn numeric(id: &str) -> u64 {
+    let digits: String = id.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap_or(u64::MAX)
+}
