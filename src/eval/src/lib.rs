@@ -10,6 +10,7 @@ mod paired;
 mod pass_at_k;
 
 pub use bootstrap::{Interval, mean_interval};
-pub use metrics::{Sample, Stage, headline, metrics};
+pub use metrics::{Sample, headline, metrics, problem_scores};
+pub use oracle::Stage;
 pub use paired::{Difference, mcnemar, paired_difference};
 pub use pass_at_k::{pass_at_k, pass_at_k_of};

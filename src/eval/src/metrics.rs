@@ -2,43 +2,11 @@
 
 use crate::bootstrap::mean_interval;
 use crate::pass_at_k::pass_at_k;
+use oracle::Stage;
 use record::MetricRow;
+use record::metric::ProblemScores;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-
-/// How far a program came; the ladder of partial credit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Stage {
-    /// No program, or one that does not parse.
-    Invalid,
-    /// Parses, but no test ends well.
-    Parses,
-    /// Some test ends with status 0.
-    Runs,
-    /// Some test ends with status 0 and printed something.
-    Prints,
-    /// Some test passes.
-    PassesSome,
-    PassesAll,
-}
-
-impl Stage {
-    pub const ALL: [Stage; 6] =
-        [Stage::Invalid, Stage::Parses, Stage::Runs, Stage::Prints, Stage::PassesSome, Stage::PassesAll];
-
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Stage::Invalid => "invalid",
-            Stage::Parses => "parses",
-            Stage::Runs => "runs",
-            Stage::Prints => "prints",
-            Stage::PassesSome => "passes_some",
-            Stage::PassesAll => "passes_all",
-        }
-    }
-}
 
 /// One judged answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,6 +24,9 @@ pub struct Sample {
     pub credit: Option<f64>,
     /// The token limit ended the answer.
     pub truncated: bool,
+    /// It does nothing at all, or prints the same whatever it reads: credit that is no progress.
+    #[serde(default)]
+    pub hollow: bool,
 }
 
 /// Names of the metrics that a results table shows first.
@@ -114,22 +85,62 @@ fn of_part(samples: &[&Sample], suffix: &str, resamples: u32, seed: u64) -> Vec<
     let share =
         |holds: &dyn Fn(Stage) -> bool| mean_of(&|s| s.stage.map(|st| f64::from(u8::from(holds(st)))));
 
-    let mut rows = vec![
-        row("partial_credit", mean_of(&|s| s.stage.and(s.credit)), scored),
-        row("all_tests_pass_rate", share(&|s| s == Stage::PassesAll), scored),
-        row("any_test_pass_rate", share(&|s| s >= Stage::PassesSome), scored),
-        row("syntax_rate", share(&|s| s > Stage::Invalid), scored),
-        row("test_pass_fraction", mean_of(&|s| s.stage.and(fraction(s))), scored),
-    ];
+    let mut rows: Vec<MetricRow> =
+        BASIC.iter().map(|(metric, value)| row(metric, mean_of(value), scored)).collect();
     rows.extend(pass_rows(&problems, &row));
     if suffix.is_empty() {
         let truncated = mean_of(&|s| Some(f64::from(u8::from(s.truncated))));
         rows.push(MetricRow { unscored: 0, ..row("truncation_rate", truncated, samples.len() as u64) });
+        let hollow = mean_of(&|s| s.stage.map(|_| f64::from(u8::from(s.hollow))));
+        rows.push(row("hollow_rate", hollow, scored));
         for stage in Stage::ALL {
-            rows.push(row(&format!("stage_{}", stage.name()), share(&|s| s == stage), scored));
+            rows.push(row(
+                &format!("stage_{}", stage.name()),
+                mean_of(&|s| s.stage.map(|reached| f64::from(u8::from(reached == stage)))),
+                scored,
+            ));
         }
     }
     rows
+}
+
+/// The basic metrics of every problem by itself, for paired comparisons of two runs over the same problems.
+#[must_use]
+pub fn problem_scores(samples: &[Sample]) -> Vec<ProblemScores> {
+    let mut problems: BTreeMap<&str, Vec<&Sample>> = BTreeMap::new();
+    for s in samples {
+        problems.entry(&s.problem).or_default().push(s);
+    }
+    problems
+        .into_iter()
+        .map(|(problem, answers)| {
+            let mut scores = BTreeMap::new();
+            for (metric, value) in BASIC {
+                let values: Vec<f64> = answers.iter().filter_map(|s| value(s)).collect();
+                if !values.is_empty() {
+                    scores.insert(metric.to_owned(), values.iter().sum::<f64>() / values.len() as f64);
+                }
+            }
+            let n = answers.iter().filter(|s| s.stage.is_some()).count() as u64;
+            ProblemScores { problem: problem.to_owned(), scores, n, unscored: answers.len() as u64 - n }
+        })
+        .collect()
+}
+
+/// A metric of one answer.
+type OfSample = fn(&Sample) -> Option<f64>;
+
+/// The metrics that exist for a single problem.
+const BASIC: [(&str, OfSample); 5] = [
+    ("partial_credit", |s| s.stage.and(s.credit)),
+    ("all_tests_pass_rate", |s| at_least(s, Stage::PassesAll)),
+    ("any_test_pass_rate", |s| at_least(s, Stage::PassesSome)),
+    ("syntax_rate", |s| at_least(s, Stage::Parses)),
+    ("test_pass_fraction", |s| s.stage.and(fraction(s))),
+];
+
+fn at_least(s: &Sample, stage: Stage) -> Option<f64> {
+    s.stage.map(|reached| f64::from(u8::from(reached >= stage)))
 }
 
 fn fraction(s: &Sample) -> Option<f64> {
@@ -168,7 +179,16 @@ mod tests {
 
     fn sample(problem: &str, stage: Option<Stage>, passed: u32, credit: Option<f64>) -> Sample {
         let group = Some(if problem.starts_with('n') { "new-family" } else { "new-values" }.to_owned());
-        Sample { problem: problem.into(), group, stage, passed, total: 4, credit, truncated: false }
+        Sample {
+            problem: problem.into(),
+            group,
+            stage,
+            passed,
+            total: 4,
+            credit,
+            truncated: false,
+            hollow: false,
+        }
     }
 
     fn value(rows: &[MetricRow], name: &str) -> Option<f64> {
@@ -223,6 +243,16 @@ mod tests {
         let mut samples = run();
         samples[3].truncated = true;
         assert_eq!(value(&metrics(&samples, 50, 1), "truncation_rate"), Some(0.25));
+    }
+
+    #[test]
+    fn scores_of_single_problems_average_to_the_metric() {
+        let scores = problem_scores(&run());
+        assert_eq!(scores.iter().map(|s| (s.n, s.unscored)).collect::<Vec<_>>(), [(2, 0), (1, 1)]);
+        let mean = scores.iter().map(|s| s.scores["partial_credit"]).sum::<f64>() / 2.0;
+        assert_eq!(value(&metrics(&run(), 50, 1), "partial_credit"), Some(mean));
+        let nothing = problem_scores(&[sample("a", None, 0, None)]);
+        assert!(nothing[0].scores.is_empty() && nothing[0].unscored == 1);
     }
 
     #[test]

@@ -52,7 +52,10 @@ impl Combination {
                 Some(row) => match row.score {
                     Some(score) if row.verdict != Verdict::Unscored => found.push((row, score)),
                     _ => {
-                        return Scored { ms, ..Scored::unscored("reward", format!("{name}: {}", row.reason)) };
+                        return Scored {
+                            ms,
+                            ..Scored::unscored("reward", format!("{name}: {}", row.reason))
+                        };
                     }
                 },
                 None => {

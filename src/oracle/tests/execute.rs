@@ -1,0 +1,176 @@
+//! The tests oracle over the real sandbox, and over one that fails.
+
+use corpus::{Problem, Test};
+use oracle::execute::Scoring;
+use oracle::reward::{Answer, RewardError};
+use oracle::{Item, Judgement, Reward, RewardLedger, Runner, Stage, TestsOracle, Verdict, VerdictCache};
+use record::params::{Profile, RewardMode, Split};
+use sandbox::{Job, JobResult, Sandbox};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+fn problem() -> Problem {
+    let test = |stdin: &str, expected: &str| Test { stdin: stdin.into(), expected: expected.into() };
+    Problem {
+        id: "double".into(),
+        family: "double".into(),
+        values: vec![2],
+        split: Split::Train,
+        novelty: None,
+        prompt: "Read a number. Print it times 2.".into(),
+        tests: vec![test("3\n", "6\n"), test("0\n", "0\n"), test("-4\n", "-8\n")],
+        reference: "print(int(input()) * 2)\n".into(),
+    }
+}
+
+/// Counts what reaches the sandbox.
+struct Counting(Sandbox, Arc<AtomicUsize>);
+
+impl Runner for Counting {
+    fn identity(&self) -> String {
+        self.0.identity()
+    }
+    fn run(&self, jobs: &[Job]) -> Vec<JobResult> {
+        self.1.fetch_add(jobs.len(), Ordering::Relaxed);
+        self.0.run_batch(jobs)
+    }
+}
+
+fn real() -> (Box<Counting>, Arc<AtomicUsize>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let sandbox = Sandbox::start(sandbox::Config::default()).expect("bessemer doctor says what is missing");
+    (Box::new(Counting(sandbox, Arc::clone(&count))), count)
+}
+
+fn judge(oracle: &mut TestsOracle, answers: &[&str]) -> Vec<Judgement> {
+    let problem = problem();
+    let items: Vec<Item<'_>> = answers.iter().map(|answer| Item { problem: &problem, answer }).collect();
+    oracle.judge(&items, Scoring::default()).unwrap()
+}
+
+#[test]
+fn real_programs_land_on_the_right_rung_of_the_ladder() {
+    let (runner, _) = real();
+    let mut oracle = TestsOracle::new(runner, VerdictCache::in_memory());
+    let cases = [
+        ("print(int(input()) * 2)", Stage::PassesAll, 1.0),
+        ("Here:\n```python\nprint(int(input()) * 2)\n```\n", Stage::PassesAll, 1.0),
+        ("print(abs(int(input())) * 2)", Stage::PassesSome, (1.0 + 1.0 + 0.6) / 3.0),
+        ("print(int(input()) + 1)", Stage::Prints, 0.6),
+        ("x = int(input())", Stage::Runs, 0.4),
+        ("print(int(input()) * 2)\nraise SystemExit(3)", Stage::Parses, 0.2),
+        ("import nothing_like_this", Stage::Parses, 0.2),
+        ("print(int(input()) * 2", Stage::Invalid, 0.0),
+        ("   \n", Stage::Invalid, 0.0),
+    ];
+    let answers: Vec<&str> = cases.iter().map(|c| c.0).collect();
+    for (case, judged) in cases.iter().zip(judge(&mut oracle, &answers)) {
+        assert_eq!(judged.stage(), Some(case.1), "{:?}: {}", case.0, judged.scored.reason);
+        let score = judged.scored.score.unwrap();
+        assert!((score - case.2).abs() < 1e-9, "{:?}: {score}", case.0);
+        let verdict = if case.1 == Stage::PassesAll { Verdict::Pass } else { Verdict::Fail };
+        assert_eq!(judged.scored.verdict, verdict);
+    }
+}
+
+#[test]
+fn stubs_and_constant_printers_are_noticed() {
+    let (runner, _) = real();
+    let mut oracle = TestsOracle::new(runner, VerdictCache::in_memory());
+    let judged = judge(&mut oracle, &["pass", "print(6)", "print(int(input()) * 2)"]);
+    assert_eq!(judged.iter().map(|j| j.stub).collect::<Vec<_>>(), [true, false, false]);
+    let constant: Vec<bool> = judged.iter().map(|j| j.execution.as_ref().unwrap().constant).collect();
+    assert_eq!(constant, [false, true, false]);
+}
+
+#[test]
+fn a_program_that_never_ends_is_stopped_and_earns_what_it_showed() {
+    let (runner, _) = real();
+    let mut oracle = TestsOracle::new(runner, VerdictCache::in_memory());
+    let judged =
+        judge(&mut oracle, &["n = int(input())\nif n > 0:\n    print(n * 2)\nelse:\n    while True: pass"]);
+    assert_eq!(judged[0].stage(), Some(Stage::PassesSome));
+    assert!((judged[0].scored.score.unwrap() - 1.4 / 3.0).abs() < 1e-9);
+}
+
+#[test]
+fn equal_programs_run_once_also_across_tasks_and_modes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (runner, count) = real();
+    let mut first = TestsOracle::new(runner, VerdictCache::shared(dir.path(), "first").unwrap());
+    judge(&mut first, &["print(1)", "print(1)", "```\nprint(1)\n```", "print(2)"]);
+    // the fenced one ends with a line break: another text
+    assert_eq!(count.load(Ordering::Relaxed), 3);
+    judge(&mut first, &["print(2)", "print(1)"]);
+    assert_eq!(count.load(Ordering::Relaxed), 3);
+    let (runner, count) = real();
+    let mut second = TestsOracle::new(runner, VerdictCache::shared(dir.path(), "second").unwrap());
+    let problem = problem();
+    let item = Item { problem: &problem, answer: "print(1)" };
+    let binary = Scoring { profile: Profile::Corrected, mode: RewardMode::Binary };
+    let judged = second.judge(&[item], binary).unwrap();
+    assert_eq!((count.load(Ordering::Relaxed), judged[0].scored.score), (0, Some(0.0)));
+}
+
+/// A sandbox that fails on the programs that say so.
+struct Broken;
+
+impl Runner for Broken {
+    fn identity(&self) -> String {
+        "broken".into()
+    }
+    fn run(&self, jobs: &[Job]) -> Vec<JobResult> {
+        let json = serde_json::json!({
+            "id": "x", "verdict": "unscored", "reason": "the slot died", "passed": 0, "total": 3, "tier": "B",
+            "grade": "test", "tests": [],
+        });
+        jobs.iter().map(|_| serde_json::from_value(json.clone()).unwrap()).collect()
+    }
+}
+
+#[test]
+fn a_failing_sandbox_gives_no_score_and_is_not_remembered() {
+    let mut oracle = TestsOracle::new(Box::new(Broken), VerdictCache::in_memory());
+    let judged = judge(&mut oracle, &["print(1)", ""]);
+    assert_eq!((judged[0].scored.verdict, judged[0].scored.score), (Verdict::Unscored, None));
+    assert!(judged[0].scored.reason.contains("the slot died") && judged[0].stage().is_none());
+    // an empty answer needs no sandbox
+    assert_eq!(judged[1].scored.score, Some(0.0));
+    assert_eq!(judge(&mut oracle, &["print(1)"])[0].scored.verdict, Verdict::Unscored);
+}
+
+#[test]
+fn a_batch_that_is_mostly_unscored_is_an_error_and_stands_in_the_ledger() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rewards.jsonl");
+    let problem = problem();
+    let tests = TestsOracle::new(Box::new(Broken), VerdictCache::in_memory());
+    let mut reward = Reward::new(tests, Scoring::default(), Some(RewardLedger::append(&path).unwrap()));
+    let answer = |sample, text| Answer { problem: &problem, sample, text };
+    let error = reward.judge(4, &[answer(0, "print(1)"), answer(1, "")]).unwrap_err();
+    assert!(matches!(error, RewardError::TooManyUnscored { unscored: 1, answers: 2, .. }), "{error}");
+    let rows: Vec<serde_json::Value> =
+        std::fs::read_to_string(&path).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(
+        (rows.len(), &rows[0]["reward"], rows[1]["reward"].as_f64()),
+        (2, &serde_json::Value::Null, Some(0.0))
+    );
+    assert_eq!(rows[0]["step"], 4);
+    // a few unscored ones among many are left out, no more
+    let many: Vec<Answer<'_>> = (0..8).map(|i| answer(i, if i == 0 { "print(1)" } else { "" })).collect();
+    assert_eq!(reward.judge(5, &many).unwrap().iter().filter(|j| j.scored.score.is_none()).count(), 1);
+}
+
+#[test]
+fn every_reference_of_the_own_problem_set_passes() {
+    let params =
+        record::params::CorpusParams { train: 24, validation: 0, held_out: 20, ..Default::default() };
+    let set = corpus::generate(&params).unwrap();
+    let (runner, _) = real();
+    let mut oracle = TestsOracle::new(runner, VerdictCache::in_memory());
+    let problems: Vec<&Problem> = set.train.iter().chain(&set.held_out).collect();
+    let items: Vec<Item<'_>> = problems.iter().map(|p| Item { problem: p, answer: &p.reference }).collect();
+    for (judged, problem) in oracle.judge(&items, Scoring::default()).unwrap().iter().zip(&problems) {
+        assert!(judged.passed_all(), "{}: {}", problem.id, judged.scored.reason);
+    }
+}
