@@ -11,6 +11,7 @@ use crate::units;
 use record::params::Params;
 use record::{Kind, Resources, key};
 use serde_json::Value;
+use std::collections::HashSet;
 
 pub(crate) struct Body {
     /// Counts bodies of the whole job: for memo tables.
@@ -20,7 +21,9 @@ pub(crate) struct Body {
     pub roles: Vec<Role>,
     /// Places among the phase's relevant axes that the parameters mention.
     pub params_axes: Vec<usize>,
-    /// The same for resources, retry, extra, estimate, margin.
+    /// Parameters and variants together mention every relevant axis: no two points have the same parameters.
+    pub distinct: bool,
+    /// As `params_axes` for resources, retry, extra, estimate, margin.
     pub terms_axes: Vec<usize>,
     /// Relevant axes that decide the content here, as bits: parameters, roles, variants.
     pub content_uses: u64,
@@ -75,8 +78,12 @@ pub(crate) fn body_of(job: &Job, phase: &Phase, active: &[u32], number: usize) -
         .chain(role_axes)
         .chain(when_axes)
         .fold(0, |bits, place| bits | 1 << place);
+    let selecting = phase.variants.iter().flat_map(|v| &v.when).map(|(axis, _)| *axis);
+    let mentioned: HashSet<usize> =
+        params_axes.iter().map(|&place| phase.relevant[place]).chain(selecting).collect();
+    let distinct = mentioned.len() == phase.relevant.len();
     let roles = roles(&node);
-    Body { number, node, extra, roles, params_axes, terms_axes, content_uses }
+    Body { number, node, extra, roles, params_axes, distinct, terms_axes, content_uses }
 }
 
 /// Parameters of a phase at one point. `None` after a report.

@@ -40,8 +40,9 @@ pub struct Task {
     pub also: Vec<String>,
     /// The axes that decide this task's content and have a single value over all its points: for people and tables.
     pub labels: BTreeMap<String, Value>,
-    /// The matrix points that need this task, reduced to the axes that decide its content (directly or through what is
-    /// upstream). A task that depends on no axis has one empty point.
+    /// The matrix points that need this task if they are several, reduced to the axes that decide its content (directly
+    /// or through what is upstream). Empty for a single point: `labels` is it then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub points: Vec<Point>,
     /// How many points of the *whole* matrix share this task.
     pub shared_by: u64,

@@ -2,7 +2,7 @@
 //!
 //! Pure: text in, [`Graph`] or [`Diagnostic`]s out. No file, no clock, no environment is read here.
 //!
-//! The way of a job file: [`mod@yaml`](crate) text to a tree that remembers its places; `document` checks every part
+//! The way of a job file: `yaml` turns text into a tree that remembers its places; `document` checks every part
 //! against the schema and merges profile and `--set`; `job` makes phases, axes and variants of it; `expand` walks
 //! (phase, point) depth first, decodes parameters, computes content keys and shares what is equal.
 
@@ -18,6 +18,7 @@ mod roles;
 mod schema;
 mod template;
 pub mod units;
+mod upstream;
 mod yaml;
 
 pub use diagnostic::Diagnostic;

@@ -34,12 +34,12 @@ impl ContentKey {
             if i > 0 {
                 canonical.push(',');
             }
-            canonical.push_str(&Value::String(role.clone()).to_string());
+            canonical_str(role, &mut canonical);
             canonical.push(':');
-            canonical.push_str(&Value::String(key.0.clone()).to_string());
+            canonical_str(&key.0, &mut canonical);
         }
         canonical.push_str("},\"kind\":");
-        canonical.push_str(&Value::String(kind.to_owned()).to_string());
+        canonical_str(kind, &mut canonical);
         canonical.push_str(",\"params\":");
         canonical.push_str(params);
         canonical.push('}');
@@ -157,18 +157,19 @@ pub fn canonical(v: &Value) -> String {
 }
 
 fn canonical_json(v: &Value, out: &mut String) {
+    use std::fmt::Write;
     match v {
         Value::Object(map) => {
-            let mut keys: Vec<_> = map.keys().collect();
-            keys.sort();
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_unstable_by_key(|(k, _)| *k);
             out.push('{');
-            for (i, k) in keys.into_iter().enumerate() {
+            for (i, (k, v)) in entries.into_iter().enumerate() {
                 if i > 0 {
                     out.push(',');
                 }
-                out.push_str(&Value::String(k.clone()).to_string());
+                canonical_str(k, out);
                 out.push(':');
-                canonical_json(&map[k], out);
+                canonical_json(v, out);
             }
             out.push('}');
         }
@@ -182,7 +183,20 @@ fn canonical_json(v: &Value, out: &mut String) {
             }
             out.push(']');
         }
-        other => out.push_str(&other.to_string()),
+        Value::String(s) => canonical_str(s, out),
+        other => {
+            let _ = write!(out, "{other}");
+        }
+    }
+}
+
+fn canonical_str(s: &str, out: &mut String) {
+    if s.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\') {
+        out.push('"');
+        out.push_str(s);
+        out.push('"');
+    } else {
+        out.push_str(&Value::from(s).to_string());
     }
 }
 
@@ -209,10 +223,11 @@ mod tests {
             ("model".to_owned(), ContentKey("k\"".into())),
             ("a".to_owned(), ContentKey("b".into())),
         ]);
-        let params = json!({"r": 8, "lr": 1e-3, "n": null});
+        let params = json!({"r": 8, "lr": 1e-3, "n": null, "s": "é\"\n"});
         let doc = json!({"format": crate::FORMAT, "kind": "sft", "params": params, "inputs": inputs});
         let digest = Sha256::digest(canonical(&doc).as_bytes());
         assert_eq!(ContentKey::of("sft", &params, &inputs), ContentKey(base32(&digest, 20)));
+        assert_eq!(canonical(&params), "{\"lr\":0.001,\"n\":null,\"r\":8,\"s\":\"é\\\"\\n\"}");
     }
 
     #[test]
