@@ -263,6 +263,9 @@ impl Engine {
         desk: &Desk,
         mut group: Group,
     ) -> Result<bool> {
+        if round.refused.contains(&group.shape) {
+            return Ok(true);
+        }
         if round.slots == 0 {
             round.report.stopped = Some(Stop::Limit(format!(
                 "the site file allows {} jobs at a time (`limits.max_submit`)",

@@ -1,0 +1,250 @@
+//! Submitting, reconciling and watching against a scheduler whose every answer the test decides.
+
+mod common;
+
+use cluster::backend::JobState;
+use common::{Fault, Lab, chain, expect, graph, task};
+use ledger::engine::Stop;
+use ledger::{Filter, ResumeOptions, Who};
+use record::{FailureClass, Status};
+
+#[test]
+fn a_chain_goes_out_at_once_with_dependencies_and_ends_succeeded() {
+    let lab = Lab::new(chain());
+    let report = lab.create().submit().unwrap();
+    assert_eq!((report.submitted, report.jobs, report.left), (3, 3, 0));
+    assert_eq!(report.exit_code(), 0);
+    let (a, b) = (lab.job_of("a"), lab.job_of("b"));
+    assert_eq!(lab.fake.job(&b).after_ok, [a.clone()]);
+    assert_eq!(lab.fake.job(&lab.job_of("c")).after_ok, [b.clone()]);
+    assert_eq!(lab.states(), expect(&[("a", "queued"), ("b", "queued"), ("c", "queued")]));
+    lab.fake.start(&a);
+    assert_eq!(lab.states()["a"], "running");
+    for id in [a, b, lab.job_of("c")] {
+        lab.fake.succeed(&id);
+    }
+    assert_eq!(lab.states(), expect(&[("a", "succeeded"), ("b", "succeeded"), ("c", "succeeded")]));
+    let result = record::verify::result(
+        &record::layout::task_dir(&lab.run_dir(), &lab.graph.tasks[0].key),
+        &lab.graph.tasks[0].key,
+        record::verify::Depth::Hash,
+    );
+    assert!(result.is_ok(), "the supervisor died before it published: the ledger heals that; {result:?}");
+    let before = lab.fake.with(|w| w.queries);
+    lab.states();
+    assert_eq!(lab.fake.with(|w| w.queries), before, "nothing is live: nothing is asked");
+    assert_eq!(lab.open().submit().unwrap().submitted, 0);
+}
+
+#[test]
+fn one_status_is_one_look_at_the_queue() {
+    let lab = Lab::new(chain());
+    lab.create().submit().unwrap();
+    let before = lab.fake.with(|w| w.queries);
+    lab.states();
+    assert_eq!(lab.fake.with(|w| w.queries), before + 1);
+}
+
+#[test]
+fn an_accepted_submission_whose_answer_was_lost_is_adopted_and_never_repeated() {
+    let lab = Lab::new(chain());
+    lab.fake.fault(Fault::AcceptedUnheard);
+    let report = lab.create().submit().unwrap();
+    assert!(matches!(report.stopped, Some(Stop::Uncertain(_))), "{report:?}");
+    assert_eq!(report.exit_code(), 75);
+    assert_eq!(lab.fake.live().len(), 1);
+    let report = lab.open().submit().unwrap();
+    assert_eq!((report.submitted, report.uncertain), (2, 0));
+    assert_eq!(lab.fake.live().len(), 3, "adopted, not repeated");
+    assert_eq!(lab.fake.job(&lab.job_of("b")).after_ok, [lab.job_of("a")]);
+}
+
+#[test]
+fn a_lost_submission_goes_out_again_under_the_same_token_once_absence_is_proven() {
+    let mut lab = Lab::new(chain());
+    lab.timing.settle_ms = 40;
+    lab.fake.fault(Fault::LostUnheard);
+    lab.create().submit().unwrap();
+    let token = lab.open().view(&Filter::all()).unwrap().tasks[0].token.clone().unwrap();
+    assert_eq!(lab.states()["a"], "submitting", "one look proves nothing");
+    lab.fake.with(|w| w.queue_down = true);
+    assert!(lab.open().submit().is_err());
+    lab.fake.with(|w| w.queue_down = false);
+    assert_eq!(lab.open().submit().unwrap().submitted, 3);
+    let view = lab.open().view(&Filter::all()).unwrap();
+    assert_eq!((view.tasks[0].token.as_ref().unwrap(), view.tasks[0].attempt), (&token, Some(1)));
+    assert_eq!(lab.fake.live().len(), 3);
+}
+
+#[test]
+fn of_two_jobs_under_one_token_the_oldest_stays_and_the_others_are_cancelled_by_id() {
+    let lab = Lab::new(graph(vec![task("a", "a", &[])]));
+    lab.fake.fault(Fault::AcceptedUnheard);
+    lab.create().submit().unwrap();
+    lab.fake.with(|w| {
+        let copy = common::Job { id: "950".into(), ..w.jobs[0].clone() };
+        w.jobs.push(copy);
+    });
+    let report = lab.open().submit().unwrap();
+    assert!(report.warnings.iter().any(|w| w.contains("2 jobs carry the name")), "{report:?}");
+    assert_eq!(lab.fake.live(), ["101"]);
+    assert_eq!(lab.job_of("a"), "101");
+    assert!(
+        lab.fake.with(|w| w.cancels.iter().all(|j| j.token.as_str().is_empty())),
+        "the name is the survivor's too"
+    );
+}
+
+#[test]
+fn a_claim_proves_the_acceptance_even_when_the_queue_has_forgotten_the_job() {
+    let lab = Lab::new(graph(vec![task("a", "a", &[])]));
+    lab.fake.fault(Fault::AcceptedUnheard);
+    lab.create().submit().unwrap();
+    let id = lab.fake.live()[0].clone();
+    lab.fake.succeed(&id);
+    let report = lab.open().submit().unwrap();
+    assert_eq!((report.submitted, report.done), (0, 1));
+    assert_eq!(lab.fake.with(|w| w.submits), 1);
+}
+
+#[test]
+fn a_limit_is_back_pressure_and_nothing_is_forgotten() {
+    let lab = Lab::new(graph((0..5).map(|i| task("a", &format!("t{i}"), &[])).collect()));
+    lab.fake.with(|w| w.max_submit = Some(2));
+    let report = lab.create().submit().unwrap();
+    assert_eq!((report.submitted, report.left), (2, 3));
+    assert!(matches!(report.stopped, Some(Stop::Limit(_))));
+    assert_eq!(report.exit_code(), 75);
+    for id in lab.fake.live() {
+        lab.fake.succeed(&id);
+    }
+    assert_eq!(lab.open().submit().unwrap().submitted, 2);
+    for id in lab.fake.live() {
+        lab.fake.succeed(&id);
+    }
+    let last = lab.open().submit().unwrap();
+    assert_eq!((last.submitted, last.left, last.exit_code()), (1, 0, 0));
+    assert!(lab.states().values().all(|s| s == "succeeded" || s == "queued"));
+}
+
+#[test]
+fn equal_tasks_become_one_array_split_by_its_size_and_halved_at_the_limit() {
+    let root = task("root", "root", &[]);
+    let mut tasks = vec![root.clone()];
+    tasks.extend((0..10).map(|i| task("fan", &format!("t{i}"), &[&root])));
+    let lab = Lab::new(graph(tasks));
+    lab.fake.with(|w| w.max_array = 4);
+    let report = lab.create().submit().unwrap();
+    assert_eq!((report.submitted, report.jobs), (11, 4), "1 + arrays of 4, 4, 2");
+    let ids = lab.fake.live();
+    assert!(ids.contains(&"102_3".to_owned()) && ids.contains(&"104_1".to_owned()), "{ids:?}");
+    assert_eq!(lab.fake.job("102_0").after_ok, ["101"]);
+    for id in ids {
+        lab.fake.succeed(&id);
+    }
+    assert!(lab.states().values().all(|s| s == "succeeded"));
+
+    let lab = Lab::new(graph((0..10).map(|i| task("fan", &format!("t{i}"), &[])).collect()));
+    lab.fake.with(|w| (w.max_array, w.max_submit) = (100, Some(6)));
+    let report = lab.create().submit().unwrap();
+    assert_eq!((report.submitted, report.left), (5, 5), "10 did not fit, 5 did");
+    assert_eq!(report.exit_code(), 75);
+    for id in lab.fake.live() {
+        lab.fake.succeed(&id);
+    }
+    assert_eq!(lab.open().submit().unwrap().submitted, 5);
+}
+
+#[test]
+fn an_array_whose_answer_was_lost_is_adopted_element_by_element() {
+    let lab = Lab::new(graph((0..3).map(|i| task("fan", &format!("t{i}"), &[])).collect()));
+    lab.fake.with(|w| w.max_array = 100);
+    lab.fake.fault(Fault::AcceptedUnheard);
+    lab.create().submit().unwrap();
+    let report = lab.open().submit().unwrap();
+    assert_eq!((report.submitted, report.live), (0, 3));
+    assert_eq!(lab.job_of("t2"), "101_2");
+    lab.fake.fail("101_1", FailureClass::UserError);
+    lab.fake.succeed("101_0");
+    assert_eq!(lab.states(), expect(&[("t0", "succeeded"), ("t1", "failed"), ("t2", "queued")]));
+}
+
+#[test]
+fn a_refusal_stops_its_like_and_says_so() {
+    let lab = Lab::new(graph(vec![task("a", "a1", &[]), task("a", "a2", &[]), task("b", "b", &[])]));
+    lab.fake.fault(Fault::Refuse("Invalid account"));
+    let report = lab.create().submit().unwrap();
+    assert_eq!(report.stopped, Some(Stop::Refused("Invalid account".into())));
+    assert_eq!((report.submitted, report.exit_code()), (1, 65), "b has another shape");
+    assert_eq!(lab.states(), expect(&[("a1", "failed"), ("a2", "planned"), ("b", "queued")]));
+    let view = lab.open().view(&Filter::all()).unwrap();
+    assert_eq!(view.tasks[0].message, "Invalid account");
+    let resume = ResumeOptions { filter: Filter::all(), who: Who::Person };
+    assert_eq!(lab.open().resume(&resume).unwrap().submitted, 2);
+}
+
+#[test]
+fn a_job_that_vanishes_is_lost_and_never_done() {
+    let mut lab = Lab::new(graph(vec![task("a", "a", &[])]));
+    lab.create().submit().unwrap();
+    let id = lab.fake.live()[0].clone();
+    lab.fake.start(&id);
+    lab.states();
+    lab.fake.set(&id, JobState::Completed, "COMPLETED 0:0");
+    lab.timing.record_grace_ms = 3_600_000;
+    assert_eq!(lab.states()["a"], "finished-unconfirmed", "the record may be late");
+    lab.timing.record_grace_ms = 0;
+    assert_eq!(lab.states()["a"], "lost", "exit 0 without a record is no success");
+    lab.fake.leave_record(&id, Status::Ok, None, None);
+    let resume = ResumeOptions { filter: Filter::all(), who: Who::Person };
+    let report = lab.open().resume(&resume).unwrap();
+    assert_eq!(report.submitted, 0, "a late success counts before anything is repeated: {report:?}");
+    assert_eq!(lab.states()["a"], "succeeded");
+}
+
+#[test]
+fn a_record_without_its_outputs_is_no_success() {
+    let lab = Lab::new(graph(vec![task("a", "a", &[])]));
+    lab.create().submit().unwrap();
+    let id = lab.fake.live()[0].clone();
+    lab.fake.start(&id);
+    lab.fake.leave_record(&id, Status::Ok, None, None);
+    std::fs::write(lab.fake.attempt_dir(&id).join("out/data"), "cut").unwrap();
+    std::fs::remove_file(lab.fake.attempt_dir(&id).join("out/data")).unwrap();
+    lab.fake.set(&id, JobState::Completed, "COMPLETED");
+    lab.states();
+    assert_eq!(lab.states()["a"], "failed");
+    assert!(!lab.run_dir().join("tasks").join(lab.graph.tasks[0].key.as_str()).join("result.json").exists());
+}
+
+#[test]
+fn an_edited_job_file_keeps_what_has_succeeded_and_leaves_the_rest_behind() {
+    let a = task("a", "a", &[]);
+    let old = task("b", "old", &[&a]);
+    let new = task("b", "new", &[&a]);
+    let lab = Lab::new(graph(vec![a.clone(), old]));
+    lab.create().submit().unwrap();
+    lab.fake.succeed(&lab.job_of("a"));
+    lab.states();
+    let mut engine = lab.create_with(&graph(vec![a, new]));
+    let report = engine.submit().unwrap();
+    assert_eq!((report.submitted, report.done), (1, 1));
+    drop(engine);
+    assert!(lab.fake.job(&lab.job_of("new")).after_ok.is_empty(), "a is known to be finished: no dependency");
+    assert_eq!(lab.states(), expect(&[("a", "succeeded"), ("new", "queued")]));
+}
+
+#[test]
+fn a_lost_state_file_does_not_run_what_has_a_result() {
+    let lab = Lab::new(chain());
+    lab.create().submit().unwrap();
+    lab.fake.succeed(&lab.job_of("a"));
+    lab.states();
+    std::fs::remove_dir_all(lab.state_dir()).unwrap();
+    let report = lab.create().submit().unwrap();
+    assert_eq!(
+        (report.submitted, report.done, report.live),
+        (0, 1, 2),
+        "b and c are found in the queue: {report:?}"
+    );
+}
