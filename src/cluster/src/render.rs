@@ -7,6 +7,7 @@
 mod directives;
 mod quote;
 
+pub(crate) use directives::{clock, slurm_pattern};
 pub use quote::sh;
 
 use crate::site::{Scheduler, Scratch, Site, check_extra};

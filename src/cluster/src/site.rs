@@ -210,11 +210,13 @@ pub struct Local {
     pub gpus: Option<u32>,
     /// Between TERM and KILL when a job is cancelled.
     pub grace: Seconds,
+    /// Slots are shared with all other local sweeps of this user whose site names the same pool.
+    pub pool: Word,
 }
 
 impl Default for Local {
     fn default() -> Self {
-        Self { cpus: None, memory: None, gpus: None, grace: Seconds(10) }
+        Self { cpus: None, memory: None, gpus: None, grace: Seconds(10), pool: Word::machine() }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Directive lines from typed values.
 
-use super::quote::sbatch_path;
+use super::quote::sbatch_word;
 use super::{RenderError, ScriptInput, Target};
 use crate::site::{Export, Flavor, GpuSpelling, Site};
 
@@ -16,13 +16,10 @@ pub(crate) fn clock(seconds: u64) -> String {
 
 pub(super) fn slurm(site: &Site, input: &ScriptInput, sched: &str) -> Vec<String> {
     let r = &input.resources;
-    let pattern = match input.target {
-        Target::One(_) => "slurm-%j.out",
-        Target::Array { .. } => "slurm-%A_%a.out",
-    };
+    let output = slurm_pattern(sched, matches!(input.target, Target::Array { .. }));
     let mut d = vec![
         format!("--job-name={}", input.token),
-        format!("--output={}", slurm_output(sched, pattern)),
+        format!("--output={}", sbatch_word(&output)),
         "--open-mode=append".into(),
         "--nodes=1".into(),
         "--ntasks=1".into(),
@@ -58,13 +55,9 @@ pub(super) fn slurm(site: &Site, input: &ScriptInput, sched: &str) -> Vec<String
     d
 }
 
-/// The value of `--output`, also used on the command line (there without quotes: no shell and no Slurm splits it).
-fn slurm_output(sched: &str, pattern: &str) -> String {
-    let quoted = sbatch_path(sched);
-    match quoted.strip_suffix('"') {
-        Some(open) => format!("{open}/{pattern}\""),
-        None => format!("{quoted}/{pattern}"),
-    }
+/// The value of `--output`: Slurm expands `%` in it. As it goes on a command line; in a script it also needs quotes.
+pub(crate) fn slurm_pattern(dir: &str, array: bool) -> String {
+    format!("{}/{}", dir.replace('%', "%%"), if array { "slurm-%A_%a.out" } else { "slurm-%j.out" })
 }
 
 pub(super) fn pbs(site: &Site, input: &ScriptInput, sched: &str) -> Result<Vec<String>, RenderError> {

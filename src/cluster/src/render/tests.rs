@@ -151,14 +151,14 @@ impl Rig {
 fn the_supervisors_exit_code_is_the_jobs_and_the_log_is_appended_to() {
     let rig = Rig::new("echo \"$@\"; echo to-stderr >&2; exit 85\n");
     let attempt = rig.attempt("attempt-1");
-    let text = script(&site("scheduler: local\n"), &rig.input(&attempt)).unwrap();
+    let text = script(&site("scheduler: slurm\n"), &rig.input(&attempt)).unwrap();
     for _ in 0..2 {
-        assert_eq!(rig.bash(&text, &[("BESSEMER_JOB_ID", "7-9")]).status.code(), Some(85));
+        assert_eq!(rig.bash(&text, &[("SLURM_JOB_ID", "79")]).status.code(), Some(85));
     }
     let log = std::fs::read_to_string(attempt.join("log.txt")).unwrap();
     let task = attempt.join("task.json");
     assert_eq!(log.matches(&format!("task run {}\nto-stderr\n", task.display())).count(), 2, "{log}");
-    assert_eq!(log.matches("bessemer: job 7-9 on ").count(), 2, "{log}");
+    assert_eq!(log.matches("bessemer: job 79 on ").count(), 2, "{log}");
     assert_eq!(log.matches("bessemer: exit 85").count(), 2, "{log}");
 }
 
@@ -216,7 +216,7 @@ fn signals_reach_the_supervisor_and_its_own_exit_code_is_kept() {
     // The program says when it is ready and ends only by the second signal, so nothing here depends on time.
     let rig = Rig::new(
         "trap 'echo got-usr2' USR2; trap 'echo got-term; exit 85' TERM\n: >ready\n\
-         while :; do read -rt 0.05 <> <(:) || :; done\n",
+         while :; do sleep 0.02; done\n",
     );
     let attempt = rig.attempt("a");
     let text = script(&site("scheduler: local\n"), &rig.input(&attempt)).unwrap();

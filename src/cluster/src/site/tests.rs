@@ -84,3 +84,21 @@ fn lengths_of_time_and_memory_are_read_with_their_units() {
         assert!(Megabytes::parse(text).is_err(), "{text}");
     }
 }
+
+#[test]
+fn every_site_that_comes_with_bessemer_is_whole() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../slurm");
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "yaml") {
+            let site = Site::read(&path).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(path.file_stem().unwrap().to_str().unwrap(), site.name.as_str());
+            names.push(site.name.to_string());
+        }
+    }
+    names.sort();
+    for name in ["laptop", "pbspro", "test-cluster", "torque", "v100"] {
+        assert!(names.iter().any(|n| n == name), "{name} is missing");
+    }
+}

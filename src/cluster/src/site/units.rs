@@ -115,6 +115,11 @@ impl Word {
         Ok(Self(text.to_owned()))
     }
 
+    /// The pool of local slots unless a site names another.
+    pub(super) fn machine() -> Self {
+        Self("machine".to_owned())
+    }
+
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

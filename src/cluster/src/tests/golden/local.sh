@@ -1,6 +1,9 @@
 #!/bin/bash
 # quickstart: rl variant=binary seed=1, attempt 1
-job=${BESSEMER_JOB_ID:-}
+# The job's id: this process and its start time (field 22 of its stat), which no later process can have.
+read -r stat <"/proc/$$/stat"
+read -ra stat <<<"${stat##*) }"
+job="$$-${stat[19]}"
 restart=0
 set -euo pipefail
 # Exit codes: 77 = this attempt could not be set up. The rest is the supervisor's (see `bessemer help exit-codes`).

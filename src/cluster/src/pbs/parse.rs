@@ -1,0 +1,5 @@
+//! One parser per PBS command.
+
+pub mod qselect;
+pub mod qstat;
+pub mod qsub;
