@@ -8,9 +8,11 @@ mod bootstrap;
 mod metrics;
 mod paired;
 mod pass_at_k;
+mod run;
 
 pub use bootstrap::{Interval, mean_interval};
 pub use metrics::{Sample, headline, metrics, problem_scores};
 pub use oracle::Stage;
 pub use paired::{Difference, mcnemar, paired_difference};
 pub use pass_at_k::{pass_at_k, pass_at_k_of};
+pub use run::{Drawing, Row, RunError, answer, seed_of};

@@ -82,8 +82,6 @@ fn of_part(samples: &[&Sample], suffix: &str, resamples: u32, seed: u64) -> Vec<
             })
             .collect()
     };
-    let share =
-        |holds: &dyn Fn(Stage) -> bool| mean_of(&|s| s.stage.map(|st| f64::from(u8::from(holds(st)))));
 
     let mut rows: Vec<MetricRow> =
         BASIC.iter().map(|(metric, value)| row(metric, mean_of(value), scored)).collect();

@@ -1,0 +1,134 @@
+//! One evaluation: every problem, several answers, every program executed. Free of libtorch: any engine will do.
+
+use crate::metrics::Sample;
+use corpus::{Problem, Rng};
+use generate::{Engine, EngineError, Finish, Message, Request, Sampling};
+use oracle::execute::CacheError;
+use oracle::{Item, Judgement, Scored, Scoring, Stage, TestsOracle};
+use serde::{Deserialize, Serialize};
+
+/// One judged answer with its text: a line of `samples.jsonl`, of evaluation and of rejection sampling alike.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    pub problem: String,
+    #[serde(default)]
+    pub group: Option<String>,
+    /// Which of the answers to this problem, from 0.
+    pub sample: u32,
+    pub answer: String,
+    pub truncated: bool,
+    /// The tests oracle's word.
+    pub judged: Scored,
+    pub stage: Option<Stage>,
+    pub passed: u32,
+    pub total: u32,
+    /// SHA-256 of the extracted program.
+    pub program: Option<String>,
+    /// The program does nothing at all.
+    pub stub: bool,
+    /// The program prints the same whatever it reads.
+    pub constant: bool,
+}
+
+impl Row {
+    /// The row of one judged answer.
+    #[must_use]
+    pub fn new(problem: &Problem, sample: u32, answer: String, truncated: bool, judged: &Judgement) -> Self {
+        let run = judged.execution.as_ref();
+        Self {
+            problem: problem.id.clone(),
+            group: problem.novelty.map(|n| n.name().to_owned()),
+            sample,
+            answer,
+            truncated,
+            judged: judged.scored.clone(),
+            stage: judged.stage(),
+            passed: run.map_or(0, |r| u32::try_from(r.passed()).unwrap_or(u32::MAX)),
+            total: u32::try_from(problem.tests.len()).unwrap_or(u32::MAX),
+            program: judged.program.clone(),
+            stub: judged.stub,
+            constant: run.is_some_and(|r| r.constant),
+        }
+    }
+
+    /// What the metrics need of it.
+    #[must_use]
+    pub fn sample(&self) -> Sample {
+        Sample {
+            problem: self.problem.clone(),
+            group: self.group.clone(),
+            stage: self.stage,
+            passed: self.passed,
+            total: self.total,
+            credit: self.judged.score,
+            truncated: self.truncated,
+            hollow: self.stub || self.constant,
+        }
+    }
+}
+
+/// How answers are drawn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drawing {
+    /// Answers per problem.
+    pub samples: u32,
+    /// The evaluation's seed; each problem has its own stream from it, whatever else is in the batch.
+    pub seed: u64,
+    /// Template of the parameters; its seed is not used.
+    pub sampling: Sampling,
+}
+
+/// Why an evaluation stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("problem {problem}: {source}")]
+    Engine { problem: String, source: EngineError },
+    #[error("the engine gave {got} of {wanted} answers")]
+    Missing { got: usize, wanted: usize },
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+}
+
+/// The seed of a problem's answers: a function of the evaluation's seed and the problem alone, so that two models are
+/// asked with the same streams and a resumed run draws what the uncut one would have drawn.
+#[must_use]
+pub fn seed_of(seed: u64, problem: &str) -> u64 {
+    // engines add the answer's index to it
+    Rng::named(seed, problem).next_u64() >> 1
+}
+
+/// Draws and judges answers to a chunk of problems; rows in the order of the problems.
+///
+/// # Errors
+/// The engine's refusal or failure; the cache's files.
+pub fn answer(
+    engine: &mut dyn Engine,
+    oracle: &mut TestsOracle,
+    problems: &[Problem],
+    drawing: &Drawing,
+) -> Result<Vec<Row>, RunError> {
+    let mut requests = Vec::with_capacity(problems.len());
+    for p in problems {
+        let failed = |source| RunError::Engine { problem: p.id.clone(), source };
+        let message = Message { role: "user".into(), content: p.prompt.clone() };
+        let text = engine.chat(&[message]).map_err(failed)?;
+        let prompt = engine.encode(&text).map_err(failed)?;
+        let sampling = Sampling { seed: seed_of(drawing.seed, &p.id), ..drawing.sampling.clone() };
+        requests.push(Request { prompt, n: drawing.samples, sampling });
+    }
+    let first = problems.first().map(|p| p.id.clone()).unwrap_or_default();
+    let drawn = engine.generate(requests).map_err(|source| RunError::Engine { problem: first, source })?;
+    let answers: Vec<_> =
+        problems.iter().zip(drawn).flat_map(|(p, list)| list.into_iter().map(move |s| (p, s))).collect();
+    let wanted = problems.len() * drawing.samples as usize;
+    if answers.len() != wanted {
+        return Err(RunError::Missing { got: answers.len(), wanted });
+    }
+    let items: Vec<Item<'_>> = answers.iter().map(|(problem, s)| Item { problem, answer: &s.text }).collect();
+    let judged = oracle.judge(&items, Scoring::default())?;
+    Ok(answers
+        .iter()
+        .zip(&judged)
+        .map(|((p, s), j)| Row::new(p, s.index, s.text.clone(), s.finish == Finish::Length, j))
+        .collect())
+}

@@ -1,0 +1,91 @@
+//! Kind `eval`: every problem of a split, several answers each, every program executed.
+
+use crate::context::{Context, Ending, Failure, Report};
+use crate::kinds::{cursor, device, verify};
+use anyhow::Result;
+use evaluate::{Drawing, Row};
+use generate::{Engine, Sampling};
+use model::{Model, Options};
+use record::layout;
+use record::params::{EvalParams, Precision};
+use serde_json::json;
+
+/// All judged answers, below `out/`.
+pub const SAMPLES: &str = "samples.jsonl";
+
+pub fn run(cx: &mut Context, params: &EvalParams) -> Result<Ending> {
+    if params.samples == 0 || params.max_new_tokens == 0 {
+        return Err(Failure::user("samples and max_new_tokens must be at least 1").into());
+    }
+    let problems = cursor::problems(cx, params.split, params.limit)?;
+    let model = Model::load(&cx.input("model")?, Precision::Fp32, device())?;
+    let mut engine = model.engine(Options::default());
+    drop(model);
+    let mut oracle = verify::tests_oracle(cx)?;
+    let drawing = Drawing {
+        samples: params.samples,
+        seed: params.seed,
+        sampling: Sampling {
+            temperature: params.temperature,
+            top_p: params.top_p,
+            top_k: params.top_k,
+            max_new_tokens: params.max_new_tokens,
+            ..Sampling::default()
+        },
+    };
+    // whole batches with fixed borders: a resumed run forms the batches of the uncut one
+    let chunk = (engine.max_batch() / params.samples as usize).max(1);
+    let mut rows: Vec<Row> = cursor::restore(cx)?;
+    let mut done = rows.len() / params.samples as usize;
+    if done > 0 {
+        cx.note(format!("continuing behind problem {done}"))?;
+    }
+    let total = problems.len() as u64;
+    while done < problems.len() {
+        if let Some(why) = cx.stop() {
+            cursor::save(cx, done as u64, &rows)?;
+            return Ok(Ending::Checkpointed(format!("{why}: {done} of {total} problems measured")));
+        }
+        let part = &problems[done..problems.len().min(done + chunk)];
+        rows.extend(evaluate::answer(&mut engine, &mut oracle, part, &drawing)?);
+        done += part.len();
+        for _ in part {
+            cx.count_step();
+        }
+        cx.step(done as u64, Some(total), progress(&rows))?;
+    }
+    corpus::write_jsonl(&cx.out().join(SAMPLES), &rows)?;
+    let samples: Vec<_> = rows.iter().map(Row::sample).collect();
+    corpus::write_jsonl(&cx.out().join(layout::SCORES), &evaluate::problem_scores(&samples))?;
+    let metrics = evaluate::metrics(&samples, params.bootstrap, params.seed);
+    let unscored = samples.iter().filter(|s| s.stage.is_none()).count();
+    if unscored == samples.len() {
+        anyhow::bail!(
+            "none of the {unscored} answers could be judged: {}",
+            rows.last().map(|r| r.judged.reason.clone()).unwrap_or_default()
+        );
+    }
+    let value =
+        |name: &str| metrics.iter().find(|m| m.metric == name).and_then(|m| m.value).unwrap_or(f64::NAN);
+    let message = format!(
+        "{} problems x {} answers: partial credit {:.3}, all tests {:.3}, unscored {unscored}",
+        problems.len(),
+        params.samples,
+        value("partial_credit"),
+        value("all_tests_pass_rate"),
+    );
+    let facts = [
+        ("problems".to_owned(), json!(problems.len())),
+        ("answers".to_owned(), json!(rows.len())),
+        ("bootstrap".to_owned(), json!(params.bootstrap)),
+    ];
+    Ok(Ending::Done(Report { message, metrics, facts: facts.into() }))
+}
+
+/// Running means, for the progress line.
+fn progress(rows: &[Row]) -> [(&'static str, f64); 2] {
+    let scores: Vec<f64> = rows.iter().filter_map(|r| r.judged.score).collect();
+    let n = scores.len().max(1) as f64;
+    let passed = rows.iter().filter(|r| r.stage == Some(oracle::Stage::PassesAll)).count() as f64;
+    [("partial_credit", scores.iter().sum::<f64>() / n), ("all_tests_pass_rate", passed / n)]
+}

@@ -1,0 +1,85 @@
+//! Kind `serve`: a model of the sweep behind an OpenAI-compatible API, for as long as somebody needs it.
+
+use crate::context::{Context, Ending, Failure, Report};
+use crate::kinds::device;
+use anyhow::Result;
+use model::{Model, Options};
+use record::params::{Precision, ServeParams};
+use serde_json::json;
+use serve::{Left, Limits, Service};
+use std::cell::RefCell;
+use std::time::Duration;
+
+pub fn run(cx: &mut Context, params: &ServeParams) -> Result<Ending> {
+    if params.max_batch == 0 || params.max_new_tokens == 0 {
+        return Err(Failure::user("max_batch and max_new_tokens must be at least 1").into());
+    }
+    let dir = cx.input("model")?;
+    let model = Model::load(&dir, Precision::Fp32, device())?;
+    let max_batch = params.max_batch as usize;
+    let mut engine = model.engine(Options { max_batch, ..Options::default() });
+    // the engine has its own merged weights
+    drop(model);
+    let service = Service {
+        task_dir: cx.spec.task_dir.clone(),
+        attempt: cx.spec.attempt,
+        model: cx.spec.phase.clone(),
+        bind: serve::bind_address(|name| std::env::var(name).ok()).map_err(Failure::user)?,
+        limits: Limits {
+            sequences: max_batch + params.queue as usize,
+            max_new_tokens: params.max_new_tokens,
+            ..Limits::default()
+        },
+        consumers: cx.spec.consumers.clone(),
+        idle_timeout: Duration::from_secs(params.idle_timeout_s),
+        // half of what the scheduler leaves us: the record has to be written too
+        drain_limit: Duration::from_secs((cx.spec.margin_s / 2).max(1)),
+        poll: Duration::from_secs(2),
+    };
+    cx.note(format!("serving {} from {}", service.model, dir.display()))?;
+    let stopped_by = RefCell::new(None);
+    let mut last = None;
+    let mut lost = Ok(());
+    let (left, report) = {
+        let shared = RefCell::new(&mut *cx);
+        let stop = || {
+            let why = shared.borrow().stop();
+            if why.is_some() {
+                *stopped_by.borrow_mut() = why;
+            }
+            why.is_some()
+        };
+        let mut progress = |now: &serve::Report| {
+            // an idle server says nothing
+            if last.replace(*now) != Some(*now) && lost.is_ok() {
+                let values = [
+                    ("requests", now.requests as f64),
+                    ("generated_tokens", now.generated_tokens as f64),
+                    ("sequences", now.sequences as f64),
+                ];
+                lost = shared.borrow_mut().step(now.requests, None, values);
+            }
+        };
+        serve::run_service(&mut engine, &service, &stop, &mut progress)?
+    };
+    lost?;
+    let did = format!("{} requests, {} tokens generated", report.requests, report.generated_tokens);
+    Ok(match left {
+        Left::ConsumersDone => Ending::Done(Report {
+            message: format!("every consumer is done; {did}"),
+            metrics: Vec::new(),
+            facts: [
+                ("requests".to_owned(), json!(report.requests)),
+                ("prompt_tokens".to_owned(), json!(report.prompt_tokens)),
+                ("generated_tokens".to_owned(), json!(report.generated_tokens)),
+            ]
+            .into(),
+        }),
+        Left::Idle => Ending::Checkpointed(format!("no request for {} s; {did}", params.idle_timeout_s)),
+        Left::Superseded => Ending::Checkpointed(format!("a later attempt of this service is up; {did}")),
+        Left::Stopped => {
+            let why = stopped_by.into_inner().map_or_else(|| "stopped".to_owned(), |s| s.to_string());
+            Ending::Checkpointed(format!("{why}; {did}"))
+        }
+    })
+}
