@@ -11,6 +11,7 @@ mod check;
 pub mod diagnostic;
 mod document;
 mod expand;
+mod explain;
 pub mod graph;
 mod job;
 mod node;
@@ -19,11 +20,14 @@ mod schema;
 mod template;
 pub mod units;
 mod upstream;
+mod why;
 mod yaml;
 
 pub use diagnostic::Diagnostic;
+pub use explain::{explain, task_list};
 pub use graph::{Axis, Graph, Point, Retry, Task, TaskRef, Totals, plain};
 pub use schema::schema;
+pub use why::{Known, Verdict, Why, why};
 
 use diagnostic::{Report, allowed};
 use document::Document;
