@@ -1,4 +1,15 @@
-//! Reinforcement learning of a policy against an oracle.
+//! Reinforcement learning of a policy against an oracle: PPO with a value head, and GRPO.
+//!
+//! What the published recipe got wrong and this does otherwise (profile `corrected`): generated ids are kept, never
+//! re-encoded; old log-probabilities come from the same forward pass as the new ones; ratios are per token; the KL term
+//! (k3) is against the model before RL; advantages have a floor on their spread; an answer that could not be judged
+//! takes no part.
+
+pub mod advantage;
+mod batch;
+mod run;
+
+pub use run::{Job, Prompts, Summary, run};
 
 use generate::Finish;
 

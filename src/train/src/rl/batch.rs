@@ -1,0 +1,197 @@
+//! Rollouts as tensors, and the two passes over them: measure (no graph) and improve (with the objective's gradient).
+
+use super::Rollout;
+use crate::loss::{chunked_backward, logprobs};
+use crate::rows::{Batch, Encoded, collate};
+use crate::{Result, loss};
+use model::{Decoder, Pass};
+use record::params::RlParams;
+use tch::{Kind, Tensor};
+
+/// Numbers of one pass over an answer, per generated token.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Measured {
+    pub logprobs: Vec<f64>,
+    pub reference: Vec<f64>,
+    pub values: Vec<f64>,
+    pub entropy: Vec<f64>,
+}
+
+/// An answer that takes part in the update.
+#[derive(Debug, Clone)]
+pub struct Episode {
+    pub row: Encoded,
+    pub measured: Measured,
+    pub advantages: Vec<f64>,
+    pub returns: Vec<f64>,
+}
+
+/// Linear map from hidden state to value; starts at 0, so that the first advantages are the rewards.
+#[derive(Debug)]
+pub struct ValueHead {
+    pub weight: Tensor,
+    pub bias: Tensor,
+}
+
+impl ValueHead {
+    pub fn new(decoder: &Decoder) -> Self {
+        let options = (Kind::Float, decoder.device);
+        Self {
+            weight: Tensor::zeros([1, decoder.config.hidden], options).set_requires_grad(true),
+            bias: Tensor::zeros([1], options).set_requires_grad(true),
+        }
+    }
+
+    pub fn tensors(&self) -> Vec<(String, Tensor)> {
+        vec![
+            ("value_head.weight".into(), self.weight.shallow_clone()),
+            ("value_head.bias".into(), self.bias.shallow_clone()),
+        ]
+    }
+
+    fn values(&self, hidden: &Tensor) -> Tensor {
+        hidden.to_kind(Kind::Float).linear(&self.weight, Some(&self.bias)).squeeze_dim(-1)
+    }
+}
+
+/// The row of an answer: prompt and *generated* ids.
+pub fn row(prompt: &[u32], rollout: &Rollout) -> Encoded {
+    Encoded { ids: prompt.iter().chain(&rollout.tokens).copied().collect(), prompt: prompt.len() }
+}
+
+fn hidden(decoder: &Decoder, batch: &Batch, pass: Pass) -> Result<Tensor> {
+    Ok(decoder.trunk(&batch.ids, None, pass)?.index_select(0, &batch.at))
+}
+
+fn pieces(rows: &[Encoded], flat: &[f64]) -> Vec<Vec<f64>> {
+    let mut at = 0;
+    rows.iter()
+        .map(|r| {
+            let n = crate::rows::trained_tokens(r);
+            at += n;
+            flat[at - n..at].to_vec()
+        })
+        .collect()
+}
+
+/// Log-probabilities (at the sampling temperature) of the generated tokens under `decoder`, per row; entropies and
+/// values with them.
+pub fn measure(
+    decoder: &Decoder,
+    pass: Pass,
+    head: Option<&ValueHead>,
+    rows: &[Encoded],
+    pad: u32,
+    temperature: f64,
+    at_once: usize,
+) -> Result<Vec<Measured>> {
+    let _guard = tch::no_grad_guard();
+    let mut out = Vec::with_capacity(rows.len());
+    for part in rows.chunks(at_once.max(1)) {
+        let refs: Vec<&Encoded> = part.iter().collect();
+        let batch = collate(&refs, pad, decoder.device);
+        let h = hidden(decoder, &batch, pass)?;
+        let (mut logp, mut entropy) = (Vec::new(), Vec::new());
+        let total = h.size()[0];
+        let mut at = 0;
+        while at < total {
+            let n = loss::CHUNK.min(total - at);
+            let logits = decoder.logits(&h.narrow(0, at, n));
+            let (l, e) = logprobs(&logits, &batch.labels.narrow(0, at, n), temperature);
+            logp.extend(numbers(&l)?);
+            entropy.extend(numbers(&e)?);
+            at += n;
+        }
+        let values = match head {
+            Some(v) => numbers(&v.values(&h))?,
+            None => vec![0.0; logp.len()],
+        };
+        let (logp, entropy, values) = (pieces(part, &logp), pieces(part, &entropy), pieces(part, &values));
+        out.extend(logp.into_iter().zip(entropy).zip(values).map(|((logprobs, entropy), values)| Measured {
+            logprobs,
+            reference: Vec::new(),
+            values,
+            entropy,
+        }));
+    }
+    Ok(out)
+}
+
+fn numbers(t: &Tensor) -> Result<Vec<f64>> {
+    Ok(Vec::<f64>::try_from(t.to_kind(Kind::Double))?)
+}
+
+/// What a minibatch step saw, means over its tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Seen {
+    pub loss: f64,
+    pub policy: f64,
+    pub value: f64,
+    /// k3 to the reference.
+    pub kl: f64,
+    /// k3 to the policy that made the rollouts.
+    pub drift: f64,
+    /// Share of tokens whose ratio was clipped.
+    pub clipped: f64,
+    pub tokens: f64,
+}
+
+/// Back-propagates the objective over one minibatch: clipped ratios per token, value error, k3 KL to the reference, less
+/// the entropy bonus; each the mean over the minibatch's tokens.
+pub fn improve(
+    decoder: &Decoder,
+    head: Option<&ValueHead>,
+    minibatch: &[&Episode],
+    pad: u32,
+    p: &RlParams,
+    scale: f64,
+) -> Result<Seen> {
+    let device = decoder.device;
+    let rows: Vec<&Encoded> = minibatch.iter().map(|e| &e.row).collect();
+    let batch = collate(&rows, pad, device);
+    let column = |f: fn(&Episode) -> &Vec<f64>| {
+        let flat: Vec<f32> = minibatch.iter().flat_map(|e| f(e)).map(|&x| x as f32).collect();
+        Tensor::from_slice(&flat).to_device(device)
+    };
+    let old = column(|e| &e.measured.logprobs);
+    let reference = column(|e| &e.measured.reference);
+    let old_values = column(|e| &e.measured.values);
+    let advantages = column(|e| &e.advantages);
+    let returns = column(|e| &e.returns);
+    let tokens = old.size()[0] as f64;
+    // no dropout: with it the ratio would differ from 1 before anything has changed
+    let h = hidden(decoder, &batch, Pass::EVAL)?;
+    let mut seen = Seen { tokens, ..Seen::default() };
+    let mean = |t: &Tensor| t.sum(Kind::Float) / tokens;
+    let number = |t: &Tensor| f64::try_from(t).unwrap_or(f64::NAN);
+    seen.loss = chunked_backward(&h, loss::CHUNK, scale, |h, at, n| {
+        let part = |t: &Tensor| t.narrow(0, at, n);
+        let (logp, entropy) = logprobs(&decoder.logits(h), &part(&batch.labels), p.temperature);
+        let difference = &logp - part(&old);
+        let ratio = difference.exp();
+        let a = part(&advantages);
+        let clipped = ratio.clamp(1.0 - p.clip, 1.0 + p.clip);
+        let policy = mean(&-(&ratio * &a).minimum(&(&clipped * &a)));
+        // k3 (Schulman 2020): unbiased, never negative
+        let to_reference = part(&reference) - &logp;
+        let kl = mean(&(to_reference.exp() - &to_reference - 1.0));
+        let mut loss = &policy + &kl * p.kl_coef - mean(&entropy) * p.entropy_coef;
+        if let Some(v) = head {
+            let (value, before, target) = (v.values(h), part(&old_values), part(&returns));
+            let near = &before + (&value - &before).clamp(-p.clip, p.clip);
+            let error = (value - &target).square().maximum(&(near - &target).square()) * 0.5;
+            let error = mean(&error);
+            seen.value += number(&error);
+            loss += error * p.value_coef;
+        }
+        tch::no_grad(|| {
+            seen.policy += number(&policy);
+            seen.kl += number(&kl);
+            let d = difference.detach();
+            seen.drift += number(&mean(&((-&d).exp() + &d - 1.0)));
+            seen.clipped += number(&mean(&ratio.ne_tensor(&clipped).to_kind(Kind::Float)));
+        });
+        loss
+    })?;
+    Ok(seen)
+}
