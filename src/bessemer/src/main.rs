@@ -1,13 +1,39 @@
 //! The bessemer command: planner, watcher, and supervisor of attempts.
 
+mod cli;
+mod commands;
+mod context;
+mod failure;
 mod filesystem;
+mod out;
+mod select;
 mod supervise;
+mod sweeps;
 
-fn main() -> std::process::ExitCode {
-    let args: Vec<_> = std::env::args_os().collect();
-    let code = match args.get(3) {
-        Some(path) if args[1] == "task" && args[2] == "run" => supervise::run(std::path::Path::new(path)),
-        _ => record::exit::USAGE,
+use clap::Parser;
+use context::Context;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    // before anything opens a file or starts a thread: the supervisor has rules of its own about signals
+    if let cli::Command::Task(cli::Task::Run { task }) = &cli.command {
+        return code(supervise::run(task));
+    }
+    let mut context = Context::new(&cli.global);
+    let result = commands::run(&mut context, cli.command);
+    let exit = match result {
+        Ok(code) => code,
+        Err(failure) => {
+            eprint!("{}", failure.render(context.err_color));
+            failure.code
+        }
     };
-    std::process::ExitCode::from(u8::try_from(code).unwrap_or(1))
+    // a reader that has seen enough (`| head`) is no failure
+    let _ = context.out.flush();
+    code(exit)
+}
+
+fn code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
 }

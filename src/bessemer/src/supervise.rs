@@ -351,3 +351,11 @@ fn write_record(spec: &TaskSpec, record: &AttemptRecord) -> std::io::Result<()> 
     }
     Ok(())
 }
+
+/// The worker program that attempts started by this program would use.
+///
+/// # Errors
+/// A sentence with the way out.
+pub fn worker_program() -> Result<std::path::PathBuf, String> {
+    command::worker(&env)
+}
