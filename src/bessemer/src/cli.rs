@@ -26,10 +26,24 @@ pub struct Cli {
 #[command(next_help_heading = "Everywhere")]
 pub struct Global {
     /// Where sweeps write: one directory each
-    #[arg(long, global = true, value_name = "DIR", default_value = "runs", env = "BESSEMER_RUNS")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "runs",
+        env = "BESSEMER_RUNS",
+        hide_env_values = true
+    )]
     pub runs_dir: PathBuf,
     /// Where the ledger lies (one SQLite file); on a network file system it is slower but safe
-    #[arg(long, global = true, value_name = "DIR", default_value = "state", env = "BESSEMER_STATE")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "state",
+        env = "BESSEMER_STATE",
+        hide_env_values = true
+    )]
     pub state_dir: PathBuf,
     /// Say more: scheduler commands that were run, sources of states
     #[arg(short, long, global = true, action = ArgAction::Count)]

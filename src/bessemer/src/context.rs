@@ -28,7 +28,8 @@ impl Context {
             Color::Never => false,
             Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
         };
-        let terminal = std::io::stdout().is_terminal() && std::env::var_os("TERM").is_some_and(|t| t != "dumb");
+        let terminal =
+            std::io::stdout().is_terminal() && std::env::var_os("TERM").is_some_and(|t| t != "dumb");
         Self {
             runs_dir: g.runs_dir.clone(),
             state_dir: g.state_dir.clone(),

@@ -7,6 +7,7 @@ mod failure;
 mod filesystem;
 mod out;
 mod select;
+mod signals;
 mod supervise;
 mod sweeps;
 

@@ -31,7 +31,8 @@ pub fn task<'a>(graph: &'a Graph, words: &[String]) -> Result<&'a Task> {
     let found = tasks(graph, words)?;
     let [only] = found.as_slice() else {
         const SHOWN: usize = 12;
-        let mut list: Vec<String> = found.iter().take(SHOWN).map(|t| format!("  {}  {}", t.key, t.title())).collect();
+        let mut list: Vec<String> =
+            found.iter().take(SHOWN).map(|t| format!("  {}  {}", t.key, t.title())).collect();
         if found.len() > SHOWN {
             list.push(format!("  ... {} in all", found.len()));
         }

@@ -14,7 +14,8 @@ mod outputs;
 mod reserve;
 mod verdict;
 
-use child::{Ended, Patience, Signals};
+use crate::signals::Signals;
+use child::{Ended, Patience};
 use claim::{Claimed, JobIdentity};
 use record::verify::{self, Depth, Problem};
 use record::{
@@ -47,7 +48,7 @@ pub fn run(task_json: &Path) -> i32 {
 
 fn supervise(task_json: &Path) -> i32 {
     // before anything else: from here on a signal waits for us instead of killing us
-    let signals = match Signals::block() {
+    let signals = match child::listen() {
         Ok(s) => s,
         Err(e) => return fail(exit::SETUP_FAILED, &format!("cannot set up signals: {e}")),
     };

@@ -23,7 +23,11 @@ pub fn run_dir(context: &Context, name: Option<&str>) -> Result<PathBuf> {
     Err(Failure::usage(if list.is_empty() {
         format!("there is no sweep {name:?}: {} holds none (--runs-dir?)", context.runs_dir.display())
     } else {
-        format!("there is no sweep {name:?} in {}; there are: {}", context.runs_dir.display(), list.join(", "))
+        format!(
+            "there is no sweep {name:?} in {}; there are: {}",
+            context.runs_dir.display(),
+            list.join(", ")
+        )
     }))
 }
 
@@ -61,7 +65,12 @@ pub fn graph(run_dir: &Path) -> Result<Graph> {
     if graph.format > record::FORMAT {
         return Err(Failure::new(
             exit::FAILED,
-            format!("{} has format {}, this program knows up to {}: update bessemer", path.display(), graph.format, record::FORMAT),
+            format!(
+                "{} has format {}, this program knows up to {}: update bessemer",
+                path.display(),
+                graph.format,
+                record::FORMAT
+            ),
         ));
     }
     Ok(graph)

@@ -76,10 +76,9 @@ fn schedulers(attempt_dir: &Path) -> Result<PathBuf> {
         })
         .collect();
     files.sort();
-    files
-        .pop()
-        .map(|(_, p)| p)
-        .ok_or_else(|| Failure::usage(format!("the scheduler has written nothing to {} (yet)", dir.display())))
+    files.pop().map(|(_, p)| p).ok_or_else(|| {
+        Failure::usage(format!("the scheduler has written nothing to {} (yet)", dir.display()))
+    })
 }
 
 /// A growing file.
@@ -154,7 +153,8 @@ mod tests {
         let file = dir.path().join("log");
         let text: String = (0..20_000).map(|i| format!("line {i}\n")).collect();
         std::fs::write(&file, &text).unwrap();
-        let first = |n| String::from_utf8(Tail { file: file.clone(), at: 0 }.first(Some(n)).unwrap()).unwrap();
+        let first =
+            |n| String::from_utf8(Tail { file: file.clone(), at: 0 }.first(Some(n)).unwrap()).unwrap();
         assert_eq!(first(2), "line 19998\nline 19999\n");
         assert_eq!(first(0), "");
         assert_eq!(first(20_000), text);

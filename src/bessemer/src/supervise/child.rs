@@ -7,13 +7,11 @@
 use super::deadline::{Deadline, Elapsed};
 use super::memory;
 use super::verdict::Stop;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use crate::signals::Signals;
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill, killpg};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -46,41 +44,18 @@ pub struct Patience {
     pub term_grace: Duration,
 }
 
-/// The signals of the supervisor, blocked from the moment this exists. To be made before anything is claimed: a TERM
-/// must not kill us between claim and record.
-#[derive(Debug)]
-pub struct Signals {
-    fd: SignalFd,
-}
-
+/// What the supervisor listens to. To be blocked before anything is claimed: a TERM must not kill us between claim and
+/// record.
 const OURS: [Signal; 6] =
     [Signal::SIGCHLD, Signal::SIGUSR2, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
 
-impl Signals {
-    /// # Errors
-    /// Of sigprocmask, signalfd and prctl; none is expected on Linux.
-    pub fn block() -> io::Result<Self> {
-        let set: SigSet = OURS.into_iter().collect();
-        set.thread_block()?;
-        prctl::set_child_subreaper(true)?;
-        Ok(Self { fd: SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)? })
-    }
-
-    /// Waits at most `timeout`, then returns what has arrived.
-    fn wait(&self, timeout: Duration) -> io::Result<Vec<Signal>> {
-        let ms = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::from(1000u16));
-        match poll(&mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)], ms) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-        let mut arrived = Vec::new();
-        while let Some(info) = self.fd.read_signal()? {
-            if let Ok(s) = Signal::try_from(i32::try_from(info.ssi_signo).unwrap_or(0)) {
-                arrived.push(s);
-            }
-        }
-        Ok(arrived)
-    }
+/// Blocks our signals and makes us the one to whom orphaned descendants come back.
+///
+/// # Errors
+/// Of the system calls; none is expected on Linux.
+pub fn listen() -> io::Result<Signals> {
+    prctl::set_child_subreaper(true)?;
+    Signals::block(&OURS)
 }
 
 /// Starts `command` and sees it through.

@@ -29,7 +29,11 @@ pub fn room(check: &'static str, dir: &Path) -> Finding {
     let f = match filesystem::of(dir) {
         Ok(f) => f,
         Err(e) => {
-            return Finding::bad(check, format!("{}: {e}", dir.display()), "name another directory with --runs-dir");
+            return Finding::bad(
+                check,
+                format!("{}: {e}", dir.display()),
+                "name another directory with --runs-dir",
+            );
         }
     };
     #[allow(clippy::cast_precision_loss)]

@@ -36,7 +36,13 @@ pub struct Finding {
 
 impl Finding {
     pub fn ok(check: &'static str, text: impl Into<String>) -> Self {
-        Self { check, level: Level::Ok, text: text.into(), advice: String::new(), facts: serde_json::Value::Null }
+        Self {
+            check,
+            level: Level::Ok,
+            text: text.into(),
+            advice: String::new(),
+            facts: serde_json::Value::Null,
+        }
     }
 
     pub fn warn(check: &'static str, text: impl Into<String>, advice: impl Into<String>) -> Self {
@@ -62,8 +68,8 @@ pub fn run(context: &mut Context, args: &Doctor) -> Result {
         machine::room("runs", &context.runs_dir),
         machine::clock(&context.state_dir),
     ];
-    findings.sort_by_key(|f| std::cmp::Reverse(f.level as u8));
-    findings.reverse();
+    // what needs attention stands last, where the eye is
+    findings.sort_by_key(|f| f.level as u8);
     let bad = findings.iter().filter(|f| f.level == Level::Bad).count();
     if args.json {
         let doc = serde_json::json!({

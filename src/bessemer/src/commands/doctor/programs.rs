@@ -42,7 +42,9 @@ fn ask(program: impl AsRef<OsStr>, args: &[&str]) -> Answer {
 pub fn worker() -> Finding {
     let path = match supervise::worker_program() {
         Ok(p) => p,
-        Err(why) => return Finding::bad("worker", "no worker program", format!("{why}. In a checkout: make worker")),
+        Err(why) => {
+            return Finding::bad("worker", "no worker program", format!("{why}. In a checkout: make worker"));
+        }
     };
     let again = "build it again (make worker); it must find the libtorch it was built with";
     let shown = path.display();
@@ -52,7 +54,8 @@ pub fn worker() -> Finding {
             Err(e) => Finding::bad("worker", format!("{shown} gave an answer that is not JSON: {e}"), again),
         },
         Answer::Said(code, out, err) => {
-            let said = [err.trim(), out.trim()].into_iter().find(|s| !s.is_empty()).unwrap_or("nothing").to_owned();
+            let said =
+                [err.trim(), out.trim()].into_iter().find(|s| !s.is_empty()).unwrap_or("nothing").to_owned();
             let last = said.lines().last().unwrap_or_default();
             Finding::bad("worker", format!("{shown} ended with exit code {code}: {last}"), again)
         }
@@ -106,11 +109,19 @@ pub fn gpus() -> Finding {
         }
         Answer::Said(_, out, err) => {
             let said = format!("{} {}", out.trim(), err.trim());
-            Finding::warn("gpu", format!("nvidia-smi sees none: {}", said.trim()), "GPU tasks need a node whose driver works")
+            Finding::warn(
+                "gpu",
+                format!("nvidia-smi sees none: {}", said.trim()),
+                "GPU tasks need a node whose driver works",
+            )
         }
-        Answer::Hung => {
-            Finding::bad("gpu", "nvidia-smi hangs", "a GPU or its driver is stuck: tell the administrators, exclude this node")
+        Answer::Hung => Finding::bad(
+            "gpu",
+            "nvidia-smi hangs",
+            "a GPU or its driver is stuck: tell the administrators, exclude this node",
+        ),
+        Answer::Failed(e) => {
+            Finding::warn("gpu", format!("nvidia-smi: {e}"), "GPU tasks need a node whose driver works")
         }
-        Answer::Failed(e) => Finding::warn("gpu", format!("nvidia-smi: {e}"), "GPU tasks need a node whose driver works"),
     }
 }
