@@ -2,9 +2,13 @@
 
 use crate::cli::{Schema, SchemaOf};
 use crate::context::Context;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 
 pub fn run(context: &mut Context, args: &Schema) -> Result {
-    let _ = (&context.out, args.of == SchemaOf::Job);
-    Err(Failure::usage("not on this branch yet"))
+    let schema = match args.of {
+        SchemaOf::Job => plan::schema(),
+        SchemaOf::Site => cluster::site::schema(),
+    };
+    context.out.line(serde_json::to_string_pretty(&schema).map_err(std::io::Error::other)?);
+    Ok(record::exit::DONE)
 }

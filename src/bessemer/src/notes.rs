@@ -1,0 +1,49 @@
+//! The ledger's words for those who draw: states of the view as states of the report.
+
+use ledger::view::{TaskState, TaskView, View};
+use record::ContentKey;
+use report::{Note, State};
+use std::collections::BTreeMap;
+
+pub fn state(s: TaskState) -> State {
+    match s {
+        TaskState::Planned => State::Pending,
+        TaskState::Blocked => State::Blocked,
+        TaskState::Deferred => State::Deferred,
+        TaskState::Submitting => State::Submitting,
+        TaskState::Queued | TaskState::Hopeless => State::Submitted,
+        TaskState::Running => State::Running,
+        TaskState::FinishedUnconfirmed => State::FinishedUnconfirmed,
+        TaskState::Succeeded | TaskState::NotNeeded => State::Succeeded,
+        TaskState::Checkpointed => State::Checkpointed,
+        TaskState::Failed | TaskState::Damaged => State::Failed,
+        TaskState::Lost => State::Lost,
+        TaskState::Cancelled => State::Cancelled,
+    }
+}
+
+/// The most useful sentence about a task.
+pub fn detail(t: &TaskView) -> String {
+    let class = t.class.as_ref().map_or_else(String::new, |c| format!("{c}: "));
+    let said = if t.message.is_empty() { &t.reason } else { &t.message };
+    match (&t.blocked_by, said.is_empty()) {
+        (Some(key), true) => format!("waits for task {key}, which has to be tried again first"),
+        _ => format!("{class}{said}"),
+    }
+}
+
+/// Notes for [`report::Sweep::read`].
+pub fn of(view: &View) -> BTreeMap<ContentKey, Note> {
+    view.tasks
+        .iter()
+        .map(|t| {
+            let note = Note {
+                state: Some(state(t.state)),
+                detail: detail(t),
+                class: t.class.as_ref().and_then(|c| serde_json::from_value(serde_json::json!(c)).ok()),
+                job_id: t.job_id.clone().unwrap_or_default(),
+            };
+            (t.key.clone(), note)
+        })
+        .collect()
+}
