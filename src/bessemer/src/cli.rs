@@ -82,8 +82,8 @@ pub enum Command {
     Resume(Resume),
     /// Results, curves, cost: a table here and one HTML file
     Report(Report),
-    /// JSON Schema of job or site files, for editors
-    Schema(Schema),
+    /// JSON Schema of job files, for editors
+    Schema,
     /// Site files: how a cluster wants its jobs
     #[command(subcommand)]
     Site(Site),
@@ -256,19 +256,6 @@ pub struct Report {
     /// Where the HTML file goes; `report.html` in the run directory if left out
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub struct Schema {
-    /// Of which files
-    #[arg(default_value = "job")]
-    pub of: SchemaOf,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum SchemaOf {
-    Job,
-    Site,
 }
 
 #[derive(Debug, Subcommand)]

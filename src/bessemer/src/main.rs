@@ -3,11 +3,15 @@
 mod cli;
 mod commands;
 mod context;
+mod engine;
 mod failure;
 mod filesystem;
+mod interrupts;
+mod job;
+mod live;
+mod notes;
 mod out;
 mod select;
-mod signals;
 mod supervise;
 mod sweeps;
 

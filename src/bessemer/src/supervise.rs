@@ -12,9 +12,10 @@ mod guard;
 mod memory;
 mod outputs;
 mod reserve;
+mod signals;
 mod verdict;
 
-use crate::signals::Signals;
+use signals::Signals;
 use child::{Ended, Patience};
 use claim::{Claimed, JobIdentity};
 use record::verify::{self, Depth, Problem};
@@ -360,3 +361,5 @@ fn write_record(spec: &TaskSpec, record: &AttemptRecord) -> std::io::Result<()> 
 pub fn worker_program() -> Result<std::path::PathBuf, String> {
     command::worker(&env)
 }
+
+pub use claim::{boot_id, pid_start};

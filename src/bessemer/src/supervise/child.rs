@@ -7,7 +7,7 @@
 use super::deadline::{Deadline, Elapsed};
 use super::memory;
 use super::verdict::Stop;
-use crate::signals::Signals;
+use super::signals::Signals;
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::unistd::Pid;

@@ -1,5 +1,6 @@
 //! `bessemer doctor`: what this machine can do, and what to do about what it cannot.
 
+mod isolation;
 mod machine;
 mod programs;
 
@@ -63,6 +64,8 @@ pub fn run(context: &mut Context, args: &Doctor) -> Result {
     let mut findings = vec![
         programs::worker(),
         programs::python(),
+        isolation::sandbox(),
+        isolation::languages(),
         programs::gpus(),
         machine::ledger(&context.state_dir),
         machine::room("runs", &context.runs_dir),

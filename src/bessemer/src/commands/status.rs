@@ -1,0 +1,89 @@
+//! `bessemer status`: one look.
+
+use crate::cli::Status;
+use crate::context::Context;
+use crate::failure::Result;
+use crate::{engine, notes};
+use ledger::view::{TaskState, TaskView, View};
+use ledger::Filter;
+use record::exit;
+use report::text::Table;
+
+pub fn run(context: &mut Context, args: &Status) -> Result {
+    let mut opened = engine::open(context, args.sweep.as_deref())?;
+    let view =
+        if args.offline { opened.engine.view(&Filter::all())? } else { opened.engine.refresh(&Filter::all())? };
+    if args.json {
+        context.out.line(serde_json::to_string_pretty(&view).map_err(std::io::Error::other)?);
+        return Ok(code(&view));
+    }
+    for w in &view.warnings {
+        context.note(format_args!("warning: {w}"));
+    }
+    context.out.line(format_args!("{} on {}: {}", view.sweep, view.site, counts(&view)));
+    if let Some(holder) = &view.held_by {
+        context.out.line(format_args!("worked on by {holder}"));
+    }
+    table(context, &view, args.all || context.verbose > 0);
+    if context.verbose > 0 {
+        context.note(format_args!(
+            "scheduler commands: {} now, {} for the sweep so far; files in {}",
+            view.scheduler_calls_now, view.scheduler_calls, view.run_dir
+        ));
+    }
+    advice(context, &view, opened.local);
+    Ok(code(&view))
+}
+
+/// 0 while everything is done or on its way, 1 when somebody has to do something.
+fn code(view: &View) -> i32 {
+    if view.tasks.iter().any(|t| t.state.needs_help()) { exit::FAILED } else { exit::DONE }
+}
+
+fn counts(view: &View) -> String {
+    view.counts.iter().map(|(name, n)| format!("{n} {name}")).collect::<Vec<_>>().join(", ")
+}
+
+fn table(context: &mut Context, view: &View, all: bool) {
+    let quiet = |s: TaskState| matches!(s, TaskState::Succeeded | TaskState::NotNeeded | TaskState::Planned);
+    let (shown, hidden): (Vec<&TaskView>, Vec<&TaskView>) =
+        view.tasks.iter().partition(|t| all || view.tasks.len() <= 25 || !quiet(t.state));
+    let rows = shown
+        .iter()
+        .map(|t| {
+            let step = t.progress.as_ref().map_or_else(String::new, |p| match (p.step, p.of) {
+                (Some(s), Some(of)) => format!("{s}/{of}"),
+                (Some(s), None) => s.to_string(),
+                _ => String::new(),
+            });
+            vec![
+                format!("{} {}", notes::state(t.state).mark(), t.state.name()),
+                t.title.clone(),
+                t.attempt.map_or_else(String::new, |n| n.to_string()),
+                t.job_id.clone().unwrap_or_default(),
+                step,
+                t.host.clone(),
+                notes::detail(t),
+            ]
+        })
+        .collect();
+    let head = ["state", "task", "attempt", "job", "step", "host", ""].map(str::to_owned).to_vec();
+    context.out.text(Table { head, rows, ..Table::default() }.render(context.width));
+    if !hidden.is_empty() {
+        context.out.line(format_args!("... and {} that are done or not yet handed in (--all)", hidden.len()));
+    }
+}
+
+fn advice(context: &mut Context, view: &View, local: bool) {
+    let any = |f: fn(TaskState) -> bool| view.tasks.iter().any(|t| f(t.state));
+    let sweep = &view.sweep;
+    if view.is_done() {
+        context.out.line(format_args!("done: bessemer report {sweep}"));
+    } else if any(TaskState::needs_help) {
+        context.out.line(format_args!("why: bessemer logs {sweep} TASK; then: bessemer resume {sweep}"));
+    } else if any(|s| matches!(s, TaskState::Deferred | TaskState::Planned)) && view.held_by.is_none() {
+        context.out.line(format_args!("to hand in the rest: bessemer resume {sweep}"));
+    } else if local && view.held_by.is_none() {
+        context.out.line(format_args!("nobody drives it: bessemer resume {sweep}"));
+    }
+}
