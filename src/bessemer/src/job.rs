@@ -32,6 +32,8 @@ pub fn load(path: &Path, changes: &Changes) -> Result<Job> {
 fn assignment(text: &str) -> Result<(String, String)> {
     match text.split_once('=') {
         Some((path, value)) if !path.trim().is_empty() => Ok((path.trim().to_owned(), value.to_owned())),
-        _ => Err(Failure::usage(format!("--set {text:?}: write PATH=VALUE, e.g. --set phases.rl.params.episodes=5"))),
+        _ => Err(Failure::usage(format!(
+            "--set {text:?}: write PATH=VALUE, e.g. --set phases.rl.params.episodes=5"
+        ))),
     }
 }

@@ -41,8 +41,13 @@ impl Live {
 
     /// Shows `view`; `remark` is the last line of a picture ("next look at the scheduler in 40 s").
     pub fn show(&mut self, context: &mut Context, view: &View, remark: &str) {
-        let bars: Vec<(usize, Bar)> =
-            view.tasks.iter().enumerate().filter(|(_, t)| !t.service || t.state != TaskState::NotNeeded).map(|(i, t)| (i, bar(view, t))).collect();
+        let bars: Vec<(usize, Bar)> = view
+            .tasks
+            .iter()
+            .enumerate()
+            .filter(|(_, t)| !t.service || t.state != TaskState::NotNeeded)
+            .map(|(i, t)| (i, bar(view, t)))
+            .collect();
         if self.draw {
             self.picture(context, view, bars, remark);
         } else {
@@ -66,7 +71,10 @@ impl Live {
         let mut lines = vec![progress::cut(&headline(view, self.started_ms), width)];
         lines.extend(progress::lines(&shown, width, context.color));
         if hidden > 0 {
-            lines.push(progress::cut(&format!("  ... and {hidden} more: bessemer status {} --all", view.sweep), width));
+            lines.push(progress::cut(
+                &format!("  ... and {hidden} more: bessemer status {} --all", view.sweep),
+                width,
+            ));
         }
         lines.extend(view.warnings.iter().take(3).map(|w| progress::cut(&format!("! {w}"), width)));
         if !remark.is_empty() {
@@ -92,9 +100,11 @@ impl Live {
             let before = self.told.get(&task.key);
             let changed = before.is_none_or(|b| b.state != task.state || b.attempt != task.attempt);
             // tasks that nobody has touched yet are no news
-            let news = changed && !(before.is_none() && matches!(task.state, TaskState::Planned | TaskState::NotNeeded));
+            let news = changed
+                && !(before.is_none() && matches!(task.state, TaskState::Planned | TaskState::NotNeeded));
             let moved = task.state == TaskState::Running
-                && before.is_some_and(|b| b.step != bar.progress.step && now - b.progress_ms >= LINES_EVERY_MS);
+                && before
+                    .is_some_and(|b| b.step != bar.progress.step && now - b.progress_ms >= LINES_EVERY_MS);
             let progress_ms = if news || moved { now } else { before.map_or(now, |b| b.progress_ms) };
             let step = if news || moved { bar.progress.step } else { before.and_then(|b| b.step) };
             let told = Told { state: task.state, attempt: task.attempt, progress_ms, step };
@@ -107,7 +117,8 @@ impl Live {
 }
 
 fn sentence(now: i64, task: &TaskView, bar: &Bar) -> String {
-    let time = jiff::Timestamp::from_millisecond(now).map_or_else(|_| String::new(), |t| t.strftime("%H:%M:%S").to_string());
+    let time = jiff::Timestamp::from_millisecond(now)
+        .map_or_else(|_| String::new(), |t| t.strftime("%H:%M:%S").to_string());
     let mut text = format!("{time} {:<20} {}", task.state.name(), task.title);
     if let Some(n) = task.attempt.filter(|n| *n > 1) {
         text.push_str(&format!(", attempt {n}"));
@@ -132,7 +143,16 @@ fn headline(view: &View, started_ms: i64) -> String {
         ("running", &[TaskState::Running][..]),
         ("queued", &[TaskState::Queued, TaskState::Submitting]),
         ("deferred", &[TaskState::Deferred]),
-        ("need a look", &[TaskState::Failed, TaskState::Lost, TaskState::Hopeless, TaskState::Damaged, TaskState::Cancelled]),
+        (
+            "need a look",
+            &[
+                TaskState::Failed,
+                TaskState::Lost,
+                TaskState::Hopeless,
+                TaskState::Damaged,
+                TaskState::Cancelled,
+            ],
+        ),
     ] {
         let n = count(states);
         if n > 0 {
@@ -169,10 +189,7 @@ fn most_telling(bars: Vec<(usize, Bar)>, tasks: &[TaskView], rows: usize) -> Vec
     let mut keep: Vec<usize> = ranked.into_iter().take(rows.saturating_sub(1)).map(|(_, _, at)| at).collect();
     keep.sort_unstable();
     let mut keep = keep.into_iter().peekable();
-    bars.into_iter()
-        .enumerate()
-        .filter_map(|(at, (_, bar))| keep.next_if_eq(&at).map(|_| bar))
-        .collect()
+    bars.into_iter().enumerate().filter_map(|(at, (_, bar))| keep.next_if_eq(&at).map(|_| bar)).collect()
 }
 
 fn bar(view: &View, t: &TaskView) -> Bar {
@@ -200,7 +217,11 @@ fn bar(view: &View, t: &TaskView) -> Bar {
         attempt: t.attempt.unwrap_or(0),
         progress,
         elapsed_s,
-        detail: if t.state.needs_help() || t.state == TaskState::Deferred { notes::detail(t) } else { String::new() },
+        detail: if t.state.needs_help() || t.state == TaskState::Deferred {
+            notes::detail(t)
+        } else {
+            String::new()
+        },
     }
 }
 
@@ -233,8 +254,14 @@ fn look_at_running(t: &mut TaskView, dir: &Path) {
         && p.at_ms > 0
     {
         let first = t.progress.as_ref().and_then(|p| p.first).or_else(|| Some((p.step?, p.at_ms)));
-        t.progress =
-            Some(ledger::view::Progress { step: p.step, of: p.of, values: p.values, note: p.note, at_ms: p.at_ms, first });
+        t.progress = Some(ledger::view::Progress {
+            step: p.step,
+            of: p.of,
+            values: p.values,
+            note: p.note,
+            at_ms: p.at_ms,
+            first,
+        });
     }
     if let Ok(Some(r)) = atomic::read_json::<AttemptRecord>(&dir.join(layout::RECORD)) {
         // what it means is for the ledger to say at its next look; that it is over can be shown now

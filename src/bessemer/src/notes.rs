@@ -7,23 +7,30 @@ use std::collections::BTreeMap;
 
 pub fn state(s: TaskState) -> State {
     match s {
-        TaskState::Planned => State::Pending,
+        TaskState::Planned => State::Planned,
         TaskState::Blocked => State::Blocked,
         TaskState::Deferred => State::Deferred,
         TaskState::Submitting => State::Submitting,
-        TaskState::Queued | TaskState::Hopeless => State::Submitted,
+        TaskState::Queued => State::Queued,
+        TaskState::Hopeless => State::Hopeless,
         TaskState::Running => State::Running,
         TaskState::FinishedUnconfirmed => State::FinishedUnconfirmed,
-        TaskState::Succeeded | TaskState::NotNeeded => State::Succeeded,
+        TaskState::Succeeded => State::Succeeded,
+        TaskState::NotNeeded => State::NotNeeded,
         TaskState::Checkpointed => State::Checkpointed,
-        TaskState::Failed | TaskState::Damaged => State::Failed,
+        TaskState::Failed => State::Failed,
         TaskState::Lost => State::Lost,
         TaskState::Cancelled => State::Cancelled,
+        TaskState::Damaged => State::Damaged,
     }
 }
 
 /// The most useful sentence about a task.
 pub fn detail(t: &TaskView) -> String {
+    // "exit status: 0" is no news about what has succeeded
+    if t.state.is_done() {
+        return t.message.clone();
+    }
     let class = t.class.as_ref().map_or_else(String::new, |c| format!("{c}: "));
     let said = if t.message.is_empty() { &t.reason } else { &t.message };
     match (&t.blocked_by, said.is_empty()) {
@@ -40,10 +47,15 @@ pub fn of(view: &View) -> BTreeMap<ContentKey, Note> {
             let note = Note {
                 state: Some(state(t.state)),
                 detail: detail(t),
-                class: t.class.as_ref().and_then(|c| serde_json::from_value(serde_json::json!(c)).ok()),
+                class: class(t),
                 job_id: t.job_id.clone().unwrap_or_default(),
             };
             (t.key.clone(), note)
         })
         .collect()
+}
+
+/// The failure class of the newest attempt.
+pub fn class(t: &TaskView) -> Option<record::FailureClass> {
+    t.class.as_ref().and_then(|c| serde_json::from_value(serde_json::json!(c)).ok())
 }

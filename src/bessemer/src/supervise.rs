@@ -15,7 +15,6 @@ mod reserve;
 mod signals;
 mod verdict;
 
-use signals::Signals;
 use child::{Ended, Patience};
 use claim::{Claimed, JobIdentity};
 use record::verify::{self, Depth, Problem};
@@ -24,6 +23,7 @@ use record::{
     atomic, exit, key, layout,
 };
 use reserve::Reserve;
+use signals::Signals;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;

@@ -4,8 +4,8 @@ use crate::cli::Report;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::{engine, notes, sweeps};
-use ledger::view::View;
 use ledger::Filter;
+use ledger::view::View;
 use record::exit;
 use report::Sweep;
 use std::collections::BTreeMap;
@@ -66,6 +66,7 @@ pub fn read(run_dir: &Path, view: &View) -> Result<Sweep> {
 /// # Errors
 /// I/O, with the path.
 pub fn write(sweep: &Sweep, path: &Path) -> Result<()> {
-    record::atomic::write(path, report::html(sweep).as_bytes())
-        .map_err(|e| Failure::new(exit::FAILED, format!("cannot write the report: {e}; choose a place with -o")))
+    record::atomic::write(path, report::html(sweep).as_bytes()).map_err(|e| {
+        Failure::new(exit::FAILED, format!("cannot write the report: {e}; choose a place with -o"))
+    })
 }

@@ -4,17 +4,24 @@ use crate::cli::Status;
 use crate::context::Context;
 use crate::failure::Result;
 use crate::{engine, notes};
-use ledger::view::{TaskState, TaskView, View};
 use ledger::Filter;
+use ledger::view::{TaskState, TaskView, View};
 use record::exit;
+use report::json::StatusRow;
 use report::text::Table;
+use std::collections::BTreeMap;
+use std::path::Path;
 
 pub fn run(context: &mut Context, args: &Status) -> Result {
     let mut opened = engine::open(context, args.sweep.as_deref())?;
-    let view =
-        if args.offline { opened.engine.view(&Filter::all())? } else { opened.engine.refresh(&Filter::all())? };
+    let view = if args.offline {
+        opened.engine.view(&Filter::all())?
+    } else {
+        opened.engine.refresh(&Filter::all())?
+    };
     if args.json {
-        context.out.line(serde_json::to_string_pretty(&view).map_err(std::io::Error::other)?);
+        let doc = json(&view);
+        context.out.line(serde_json::to_string_pretty(&doc).map_err(std::io::Error::other)?);
         return Ok(code(&view));
     }
     for w in &view.warnings {
@@ -33,6 +40,39 @@ pub fn run(context: &mut Context, args: &Status) -> Result {
     }
     advice(context, &view, opened.local);
     Ok(code(&view))
+}
+
+/// docs/REPORT.md, with what only the ledger knows beside the table.
+fn json(view: &View) -> serde_json::Value {
+    let labels: Vec<BTreeMap<String, serde_json::Value>> =
+        view.tasks.iter().map(|t| t.labels.clone().into_iter().collect()).collect();
+    let details: Vec<String> = view.tasks.iter().map(notes::detail).collect();
+    let rows: Vec<StatusRow> = view
+        .tasks
+        .iter()
+        .zip(labels.iter().zip(&details))
+        .map(|(t, (labels, detail))| StatusRow {
+            task: &t.key,
+            phase: &t.phase,
+            labels,
+            state: notes::state(t.state),
+            attempt: t.attempt.unwrap_or(0),
+            job_id: t.job_id.as_deref().unwrap_or(""),
+            class: notes::class(t),
+            detail,
+            step: t.progress.as_ref().and_then(|p| p.step),
+            of: t.progress.as_ref().and_then(|p| p.of),
+            eta_s: t.progress.as_ref().and_then(|p| p.eta_s()),
+        })
+        .collect();
+    let mut doc = report::json::status(&view.sweep, Path::new(&view.run_dir), view.at_ms, &rows);
+    doc["site"] = serde_json::json!(view.site);
+    doc["done"] = serde_json::json!(view.is_done());
+    doc["held_by"] = serde_json::json!(view.held_by);
+    doc["scheduler_calls"] =
+        serde_json::json!({"now": view.scheduler_calls_now, "total": view.scheduler_calls});
+    doc["warnings"] = serde_json::json!(view.warnings);
+    doc
 }
 
 /// 0 while everything is done or on its way, 1 when somebody has to do something.

@@ -36,7 +36,11 @@ pub fn say(context: &mut Context, sweep: &str, r: &SubmitReport) {
     if r.jobs != r.submitted {
         text.push_str(&format!(" with {} submit commands", r.jobs));
     }
-    for (n, what) in [(r.live, "were in the queue or running"), (r.done, "are done"), (r.left, "wait for the next `submit`")] {
+    for (n, what) in [
+        (r.live, "were in the queue or running"),
+        (r.done, "are done"),
+        (r.left, "wait for the next `submit`"),
+    ] {
         if n > 0 {
             text.push_str(&format!(", {n} {what}"));
         }

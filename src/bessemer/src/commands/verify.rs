@@ -25,6 +25,8 @@ pub fn run(context: &mut Context, args: &Verify) -> Result {
     if report.damaged.is_empty() {
         return Ok(exit::DONE);
     }
-    context.out.line(format_args!("damaged results are not used; to make them again: bessemer resume {sweep}"));
+    context
+        .out
+        .line(format_args!("damaged results are not used; to make them again: bessemer resume {sweep}"));
     Ok(exit::FAILED)
 }

@@ -50,7 +50,8 @@ pub fn run(context: &mut Context, args: &Watch) -> Result {
 
 /// Nothing will change without somebody's doing.
 fn over(view: &View) -> bool {
-    view.is_done() || (view.held_by.is_none() && view.tasks.iter().all(|t| t.state.is_done() || t.state.needs_help()))
+    view.is_done()
+        || (view.held_by.is_none() && view.tasks.iter().all(|t| t.state.is_done() || t.state.needs_help()))
 }
 
 fn remark(view: &View, local: bool, next: Instant) -> String {

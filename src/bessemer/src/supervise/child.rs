@@ -6,8 +6,8 @@
 
 use super::deadline::{Deadline, Elapsed};
 use super::memory;
-use super::verdict::Stop;
 use super::signals::Signals;
+use super::verdict::Stop;
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::unistd::Pid;

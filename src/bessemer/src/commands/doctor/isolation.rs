@@ -33,7 +33,11 @@ pub fn languages() -> Finding {
     if have.iter().any(|(n, _)| n.starts_with("python")) {
         Finding::ok("languages", text)
     } else {
-        Finding::bad("languages", text, "install python3: answers of the quickstart's models are Python programs")
+        Finding::bad(
+            "languages",
+            text,
+            "install python3: answers of the quickstart's models are Python programs",
+        )
     }
     .facts(&probe.languages)
 }
