@@ -58,6 +58,22 @@ impl Local {
         }
     }
 
+    /// The tokens of jobs; of one that is named by its id alone, the token that its process carries. A job that is gone
+    /// has none, and needs no cancelling.
+    fn tokens(&self, jobs: &[JobRef]) -> Vec<String> {
+        let mut tokens: Vec<String> =
+            jobs.iter().filter(|j| !j.token.as_str().is_empty()).map(|j| j.token.to_string()).collect();
+        let nameless: Vec<&str> =
+            jobs.iter().filter(|j| j.token.as_str().is_empty()).map(|j| j.id.as_str()).collect();
+        if !nameless.is_empty() {
+            let procs = proc::all();
+            tokens.extend(
+                procs.into_iter().filter(|p| nameless.contains(&p.id().as_str())).filter_map(|p| p.token),
+            );
+        }
+        tokens
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -127,7 +143,7 @@ impl Backend for Local {
             }
             Err(false) => return Submitted::Limit("no free slot".into()),
         };
-        match start(s, &share, &self.pool) {
+        match start(s, &share, &self.pool, self.grace) {
             Ok(job) => {
                 let job_ref = JobRef { id: job.id.clone(), cluster: None, token: s.token.clone() };
                 state.ours.insert(s.token.clone(), job);
@@ -165,15 +181,20 @@ impl Backend for Local {
         Ok(snap)
     }
 
+    /// TERM goes to the job script alone, which hands it to its supervisor: a worker must be asked for a checkpoint, not
+    /// shot together with its sandboxes. What is left after the grace is killed with everything it has started.
     fn cancel(&self, jobs: &[JobRef]) -> Result<(), String> {
-        let tokens: Vec<&str> = jobs.iter().map(|j| j.token.as_str()).collect();
-        for job in jobs {
-            if let Some(ours) = self.state().ours.get_mut(&job.token).filter(|j| j.ended.is_none()) {
+        let tokens = self.tokens(jobs);
+        for token in &tokens {
+            if let Some(ours) = self.state().ours.get_mut(&Token(token.clone())).filter(|j| j.ended.is_none())
+            {
                 ours.cancelled = true;
             }
         }
-        for token in &tokens {
-            kill_family(token, Signal::TERM);
+        let leader =
+            |p: &&proc::Proc| p.pid == p.session && p.token.as_ref().is_some_and(|t| tokens.contains(t));
+        for pid in proc::all().iter().filter(leader).filter_map(|p| Pid::from_raw(p.pid)) {
+            let _ = kill_process(pid, Signal::TERM);
         }
         let end = Instant::now() + self.grace;
         while Instant::now() < end && alive(&tokens, &self.state) {
@@ -242,7 +263,7 @@ impl Backend for Local {
 }
 
 /// Starts a job in a session of its own: it outlives this process, and no Ctrl-C of the terminal reaches it.
-fn start(s: &Submission, share: &Share, pool: &str) -> std::io::Result<Job> {
+fn start(s: &Submission, share: &Share, pool: &str, grace: Duration) -> std::io::Result<Job> {
     let log = std::fs::File::options().create(true).append(true).open(s.dir.join("local.out"))?;
     let mut command = Command::new("bash");
     command
@@ -254,6 +275,8 @@ fn start(s: &Submission, share: &Share, pool: &str) -> std::io::Result<Job> {
         .env(proc::TOKEN, s.token.as_str())
         .env(proc::HOLDS, share.to_string())
         .env(proc::POOL, pool)
+        // the supervisor has to be through, its record written, before we kill
+        .env("BESSEMER_TERM_GRACE_S", (grace.as_secs() * 3 / 4).to_string())
         .env("CUDA_VISIBLE_DEVICES", share.gpus.join(","));
     // SAFETY: setsid(2) is async-signal-safe and touches no memory of ours.
     unsafe {
@@ -303,10 +326,10 @@ fn kill_family(token: &str, signal: Signal) {
     }
 }
 
-fn alive(tokens: &[&str], state: &Mutex<State>) -> bool {
+fn alive(tokens: &[String], state: &Mutex<State>) -> bool {
     state.lock().unwrap_or_else(PoisonError::into_inner).reap();
     let procs = proc::all();
-    procs.iter().any(|p| p.token.as_deref().is_some_and(|t| tokens.contains(&t)))
+    procs.iter().any(|p| p.token.as_ref().is_some_and(|t| tokens.contains(t)))
 }
 
 #[cfg(test)]

@@ -216,7 +216,7 @@ pub struct Local {
 
 impl Default for Local {
     fn default() -> Self {
-        Self { cpus: None, memory: None, gpus: None, grace: Seconds(10), pool: Word::machine() }
+        Self { cpus: None, memory: None, gpus: None, grace: Seconds(20), pool: Word::machine() }
     }
 }
 

@@ -16,23 +16,8 @@ pub fn run(context: &mut Context, args: &Site) -> Result {
     }
 }
 
-fn probe(context: &mut Context, output: Option<&Path>) -> Result {
-    let text = String::new();
-    match output {
-        None => context.out.text(text),
-        Some(path) if path.exists() => {
-            return Err(Failure::usage(format!("{} is there already: name another file", path.display())));
-        }
-        Some(path) => {
-            record::atomic::write(path, text.as_bytes())?;
-            context.out.line(format_args!(
-                "{}: a proposal. Read it, then: bessemer site check {}",
-                path.display(),
-                path.display()
-            ));
-        }
-    }
-    Ok(exit::DONE)
+fn probe(_context: &mut Context, _output: Option<&Path>) -> Result {
+    Err(Failure::new(exit::FAILED, "site probe is not on this branch yet"))
 }
 
 fn check(context: &mut Context, file: &Path) -> Result {

@@ -168,6 +168,25 @@ fn term_comes_first_and_a_job_that_heeds_it_ends_by_itself() {
 }
 
 #[test]
+fn term_goes_to_the_script_alone_and_a_job_can_be_named_by_its_id_alone() {
+    let rig = Rig::new();
+    let backend = local("");
+    let (ready, shot) = (rig.file("ready"), rig.file("shot"));
+    let body = format!(
+        "trap 'exit 85' TERM\n(trap 'touch {}' TERM; touch {}; while :; do sleep 0.1; done) &\nwait\n",
+        shot.display(),
+        ready.display()
+    );
+    let job = accepted(backend.submit(&rig.job(&body, 1, 0)));
+    until(|| ready.exists().then_some(()));
+    let nameless = JobRef { token: Token(String::new()), ..job.clone() };
+    backend.cancel(&[nameless]).unwrap();
+    let seen = look(&backend, &job).unwrap();
+    assert_eq!((seen.state, seen.exit), (JobState::Cancelled, Some((85, 0))));
+    assert!(!shot.exists(), "the worker was shot instead of being asked");
+}
+
+#[test]
 fn when_the_leader_is_killed_its_children_do_not_live_on() {
     let rig = Rig::new();
     let backend = local("");

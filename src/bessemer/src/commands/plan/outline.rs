@@ -104,10 +104,9 @@ fn tree(context: &mut Context, graph: &Graph, phases: &[Phase]) {
             ]
         })
         .collect();
-    let head =
-        ["phase", "kind", "tasks", "run", "cpu", "gpu", "memory", "limit", "hours", "also needs"]
-            .map(str::to_owned)
-            .to_vec();
+    let head = ["phase", "kind", "tasks", "run", "cpu", "gpu", "memory", "limit", "hours", "also needs"]
+        .map(str::to_owned)
+        .to_vec();
     context.out.text(Table { head, rows, right: vec![2, 4, 5, 6, 7, 8] }.render(context.width));
 }
 
