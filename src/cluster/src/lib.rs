@@ -1,13 +1,17 @@
 //! Sites, job scripts, and one backend per batch system.
 
 pub mod backend;
+pub mod check;
 pub mod local;
 pub mod parse;
 pub mod pbs;
+pub mod probe;
 pub mod render;
 pub mod runner;
 pub mod site;
 pub mod slurm;
+
+pub use check::check;
 
 use backend::Backend;
 use runner::Runner;

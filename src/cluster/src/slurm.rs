@@ -5,7 +5,7 @@ mod parse;
 mod state;
 
 pub use classify::classify;
-pub use parse::{config, partition, ping, sacct, sacctmgr, sbatch, squeue};
+pub use parse::{config, partition, ping, sacct, sacctmgr, sbatch, sinfo, squeue};
 pub use state::state;
 
 use crate::backend::{Backend, JobRef, Limits, Query, Seen, Snapshot, Submission, Submitted};

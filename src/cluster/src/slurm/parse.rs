@@ -6,4 +6,5 @@ pub mod ping;
 pub mod sacct;
 pub mod sacctmgr;
 pub mod sbatch;
+pub mod sinfo;
 pub mod squeue;
