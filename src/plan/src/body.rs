@@ -95,7 +95,10 @@ pub(crate) fn decode<'v>(
 ) -> Option<Decoded> {
     let empty = Node::empty_map(phase.at);
     let node = body.node.get("params").filter(|n| !n.is_null()).unwrap_or(&empty);
-    let filled = template::fill_node(node, axis)?;
+    let filled = match phase.kind {
+        Kind::Command => template::fill_node_as_text(node, axis)?,
+        _ => template::fill_node(node, axis)?,
+    };
     let rule = schema::params_ref(phase.kind);
     if !(Checker { report, templates: false, partial: false }).check("params", &filled, &rule) {
         return None;

@@ -308,3 +308,14 @@ fn broken_yaml_has_a_place() {
     assert_eq!(mistakes("- a\n- b\n"), ["j:1:1: the job file must be a mapping, not a list"]);
     assert!(mistakes("a: 1\n---\nb: 2\n").iter().any(|m| m.contains("second YAML document")));
 }
+
+#[test]
+fn a_number_of_the_matrix_may_stand_in_a_command_line() {
+    let text = format!(
+        "{HEAD}matrix: {{seed: [1, 2]}}\nphases:\n  c: {{kind: command, params: {{argv: [train, --seed, \"${{seed}}\"], env: {{SEED: \"${{seed}}\"}}}}}}\n"
+    );
+    let graph = load("j", &text, &Options::default()).unwrap();
+    let record::Params::Command(params) = &graph.tasks[1].work else { panic!("{:?}", graph.tasks[1]) };
+    assert_eq!(params.argv, ["train", "--seed", "2"]);
+    assert_eq!(params.env["SEED"], "2");
+}
