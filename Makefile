@@ -51,7 +51,7 @@ bench: packages ## measure against the peers, in one run: docs/BENCHMARKS.md
 	$(CARGO) bench -p bessemer --bench planner
 
 campaign: packages ## kill the planner at random moments, many times, against a fake and a real Slurm
-	scripts/campaign.sh
+	BESSEMER_CRASH_KILLS=$(or $(KILLS),200) $(CARGO) test --release -p bessemer --test slurm killed_at_any_moment -- --nocapture
 
 parity: worker ## compare with transformers, PEFT and TRL (private venv; needs PyPI)
 	scripts/parity.sh
