@@ -82,6 +82,19 @@ pub enum JobState {
     Unknown,
 }
 
+impl JobRef {
+    /// Whether this names the job that a listing shows under `id` and `name`; see [`Backend::cancel`].
+    #[must_use]
+    pub fn names(&self, id: &str, name: &str) -> bool {
+        if self.id.is_empty() && self.token.as_str().is_empty() {
+            return false;
+        }
+        let whole_array = || id.split_once('_').is_some_and(|(array, _)| array == self.id);
+        (self.token.as_str().is_empty() || self.token.as_str() == name)
+            && (self.id.is_empty() || self.id == id || whole_array())
+    }
+}
+
 impl JobState {
     /// Whether the scheduler still holds the job.
     #[must_use]
@@ -151,7 +164,9 @@ pub trait Backend: Send + Sync {
     /// Only when nothing at all could be read; partial knowledge is a [`Snapshot`] with warnings.
     fn query(&self, q: &Query) -> Result<Snapshot, String>;
 
-    /// Cancels by id and by name. Cancelling what is gone is a success (specs: F32).
+    /// Cancels jobs by identity: with id and token, that job if it still carries that name (ids are reused; specs: F39);
+    /// with an empty id, everything of that name (an uncertain submission, its doubles); with an empty token, that id
+    /// unchecked. An id `ARRAY` means all its elements. Cancelling what is gone is a success (specs: F32).
     ///
     /// # Errors
     /// The scheduler's own words when it could not be reached or refused.

@@ -62,11 +62,10 @@ impl Pbs {
         Ok(out)
     }
 
-    /// Rows of all jobs with these names. By id where every id is known, else by way of all ids of this user.
-    fn rows(&self, jobs: &[(Token, Option<String>)]) -> Result<Vec<qstat::Job>, String> {
-        let mut ids: BTreeSet<String> =
-            jobs.iter().filter_map(|(_, id)| id.clone()).filter(|i| !i.is_empty()).collect();
-        if ids.len() < jobs.len() {
+    /// Rows of these jobs; where an id is not known, of all jobs of this user.
+    fn jobs(&self, known: &[Option<String>]) -> Result<Vec<qstat::Job>, String> {
+        let mut ids: BTreeSet<String> = known.iter().flatten().cloned().collect();
+        if known.iter().any(Option::is_none) {
             let out = self.list("qselect", &["-u".into(), user()])?;
             if out.code != Some(0) {
                 return Err(format!("qselect: {}", out.complaint()));
@@ -80,8 +79,6 @@ impl Pbs {
             let out = self.list("qstat", &args)?;
             rows.extend(qstat::parse(&out.stdout).map_err(|e| e.to_string())?);
         }
-        let wanted: BTreeSet<&str> = jobs.iter().map(|(t, _)| t.as_str()).collect();
-        rows.retain(|r| wanted.contains(r.get("Job_Name")));
         Ok(rows)
     }
 
@@ -123,8 +120,11 @@ impl Backend for Pbs {
 
     fn query(&self, q: &Query) -> Result<Snapshot, String> {
         let mut snap = Snapshot::default();
-        for row in self.rows(&q.jobs)? {
-            let seen = self.seen(&row);
+        let known: Vec<Option<String>> =
+            q.jobs.iter().map(|(_, id)| id.clone().filter(|i| !i.is_empty())).collect();
+        let wanted: BTreeSet<&str> = q.jobs.iter().map(|(t, _)| t.as_str()).collect();
+        for row in self.jobs(&known)?.iter().filter(|r| wanted.contains(r.get("Job_Name"))) {
+            let seen = self.seen(row);
             snap.jobs.entry(seen.job.token.clone()).or_default().push(seen);
         }
         snap.queue_ok = true;
@@ -133,15 +133,15 @@ impl Backend for Pbs {
     }
 
     fn cancel(&self, jobs: &[JobRef]) -> Result<(), String> {
-        let named: Vec<(Token, Option<String>)> =
-            jobs.iter().map(|j| (j.token.clone(), Some(j.id.clone()).filter(|i| !i.is_empty()))).collect();
-        if named.is_empty() {
+        if jobs.is_empty() {
             return Ok(());
         }
-        // by identity: only what carries the token as its name
-        let rows = self.rows(&named)?;
-        let ids: Vec<String> =
-            rows.iter().filter(|r| state(self.flavor, r).is_live()).map(|r| r.id.clone()).collect();
+        let known = |j: &JobRef| Some(j.id.clone()).filter(|i| !i.is_empty());
+        let rows = self.jobs(&jobs.iter().map(known).collect::<Vec<_>>())?;
+        let meant = |r: &&qstat::Job| {
+            state(self.flavor, r).is_live() && jobs.iter().any(|j| j.names(&r.id, r.get("Job_Name")))
+        };
+        let ids: Vec<String> = rows.iter().filter(meant).map(|r| r.id.clone()).collect();
         for chunk in ids.chunks(MOST_ARGS) {
             let out = self.ask("qdel", chunk.to_vec()).map_err(|e| e.to_string())?;
             let gone = |l: &str| {

@@ -14,7 +14,7 @@ use crate::render::{clock, slurm_pattern};
 use crate::runner::{CmdOut, CmdSpec, RunError, Runner};
 use crate::site::{Accounting, Site};
 use record::Token;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -154,8 +154,8 @@ impl Backend for Slurm {
         if snap.queue_ok || snap.accounting_ok { Ok(snap) } else { Err(snap.warnings.join("; ")) }
     }
 
-    /// By identity, not by number: a controller that crashed gives ids out again (specs: slurm-pbs 2), so only jobs whose
-    /// *name* is the token are cancelled; one look at the queue finds them, with their doubles.
+    /// One look at the queue first: a controller that crashed gives ids out again (specs: slurm-pbs 2), so the name of a
+    /// job decides whether it is the one that is meant.
     fn cancel(&self, jobs: &[JobRef]) -> Result<(), String> {
         if jobs.is_empty() {
             return Ok(());
@@ -287,23 +287,25 @@ fn merge_accounting(snap: &mut Snapshot, rows: Vec<sacct::Row>, wanted: &BTreeSe
     }
 }
 
-/// Ids for `scancel`: live rows whose name is asked for. `103_7` means that element; anything else means all of the name.
+/// Ids for `scancel`: live rows that are meant. An array that is meant as a whole is one id.
 fn ids_to_cancel(jobs: &[JobRef], rows: &[squeue::Row]) -> Vec<String> {
-    let mut whole: BTreeSet<&str> = BTreeSet::new();
-    let mut elements: BTreeSet<(&str, &str)> = BTreeSet::new();
+    // by whatever part identifies them: a sweep may cancel thousands
+    let mut by_id: HashMap<&str, Vec<&JobRef>> = HashMap::new();
+    let mut by_name: HashMap<&str, &JobRef> = HashMap::new();
     for job in jobs {
-        if job.id.contains('_') {
-            elements.insert((job.token.as_str(), &job.id));
+        if job.id.is_empty() {
+            by_name.insert(job.token.as_str(), job);
         } else {
-            whole.insert(job.token.as_str());
+            by_id.entry(&job.id).or_default().push(job);
         }
     }
     let mut ids = BTreeSet::new();
     for row in rows.iter().filter(|r| state(&r.state, &r.reason, None).is_live()) {
-        if whole.contains(row.name.as_str()) {
-            let base = row.id.split('_').next().unwrap_or(&row.id);
+        let base = row.id.split('_').next().unwrap_or(&row.id);
+        let named = |id: &str| by_id.get(id).is_some_and(|js| js.iter().any(|j| j.names(&row.id, &row.name)));
+        if named(base) || by_name.get(row.name.as_str()).is_some_and(|j| j.names(&row.id, &row.name)) {
             ids.insert(base.to_owned());
-        } else if elements.contains(&(row.name.as_str(), row.id.as_str())) {
+        } else if named(&row.id) {
             ids.insert(row.id.clone());
         }
     }

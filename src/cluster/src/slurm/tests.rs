@@ -236,10 +236,20 @@ fn cancel_goes_by_name_and_never_hits_a_reused_id() {
         ("9_2", "RUNNING", "None", "bs-cccccccccccc"),
         ("4", "COMPLETED", "None", "bs-bbbbbbbbbbbb"),
     ]);
-    let (slurm, replay) =
-        slurm("", vec![Exchange::new("squeue", 0, &text, ""), Exchange::new("scancel", 0, "", "")]);
-    slurm.cancel(&[job("5", 0), job("", 1), job("9_2", 2)]).unwrap();
-    assert_eq!(replay.seen()[1].args, ["6", "8", "9_2"]);
+    let cancelled = |jobs: &[JobRef]| {
+        let (slurm, replay) =
+            slurm("", vec![Exchange::new("squeue", 0, &text, ""), Exchange::new("scancel", 0, "", "")]);
+        slurm.cancel(jobs).unwrap();
+        replay.seen().get(1).map_or(vec![], |s| s.args.clone())
+    };
+    assert_eq!(cancelled(&[job("5", 0), job("", 1), job("9_2", 2)]), ["6", "8", "9_2"]);
+    assert_eq!(cancelled(&[job("8", 1)]), ["8"], "a double goes, the survivor of the same name stays");
+    let nameless = JobRef { token: Token(String::new()), ..job("5", 0) };
+    assert_eq!(cancelled(&[nameless]), ["5"]);
+    assert_eq!(
+        cancelled(&[JobRef { id: String::new(), cluster: None, token: Token(String::new()) }]),
+        [""; 0]
+    );
 }
 
 #[test]

@@ -10,7 +10,6 @@ use crate::retry::Who;
 use crate::state::AttemptState;
 use crate::view::View;
 use cluster::backend::JobRef;
-use record::Token;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -149,17 +148,8 @@ impl Engine {
 
     /// Local jobs end with their driver, with a checkpoint: TERM goes to each. Not a cancellation: `run` continues them.
     fn end_local_jobs(&self, round: &mut Round) {
-        let jobs: Vec<JobRef> = round
-            .board
-            .newest
-            .iter()
-            .flatten()
-            .filter_map(|a| a.state.job())
-            .map(|j| JobRef {
-                token: if j.id.is_empty() { j.token.clone() } else { Token(String::new()) },
-                ..j.clone()
-            })
-            .collect();
+        let jobs: Vec<JobRef> =
+            round.board.newest.iter().flatten().filter_map(|a| a.state.job().cloned()).collect();
         if let Err(e) = self.backend.cancel(&jobs) {
             round.report.warnings.push(format!("cannot end the running jobs: {e}"));
         }

@@ -277,9 +277,7 @@ impl Engine {
         if jobs.is_empty() {
             return;
         }
-        let nameless: Vec<JobRef> =
-            jobs.iter().map(|j| JobRef { token: Token(String::new()), ..j.clone() }).collect();
-        if let Err(e) = self.backend.cancel(&nameless) {
+        if let Err(e) = self.backend.cancel(jobs) {
             looked.warnings.push(format!("cannot cancel: {e}"));
         }
     }
