@@ -1,6 +1,6 @@
 //! What one phase says at a set of points where the same variants apply, and its decoding at one point.
 
-use crate::check::Checker;
+use crate::check::{Checker, axes_as_text};
 use crate::diagnostic::Report;
 use crate::graph::Retry;
 use crate::job::{Job, Phase, Role, roles};
@@ -95,16 +95,23 @@ pub(crate) fn decode<'v>(
 ) -> Option<Decoded> {
     let empty = Node::empty_map(phase.at);
     let node = body.node.get("params").filter(|n| !n.is_null()).unwrap_or(&empty);
-    let filled = match phase.kind {
-        Kind::Command => template::fill_node_as_text(node, axis)?,
-        _ => template::fill_node(node, axis)?,
-    };
+    let mut filled = template::fill_node(node, axis)?;
     let rule = schema::params_ref(phase.kind);
+    if !body.params_axes.is_empty() {
+        axes_as_text(node, &mut filled, &rule);
+    }
     if !(Checker { report, templates: false, partial: false }).check("params", &filled, &rule) {
         return None;
     }
     match params_from(phase.kind, filled.to_value()) {
-        Ok((params, full)) => Some(Decoded { params, canonical: key::canonical(&full) }),
+        Ok((params, full)) => {
+            let wrong = params.contradictions();
+            for (name, message) in &wrong {
+                let at = filled.get(name).map_or(filled.at, |n| n.at);
+                report.error(at, format!("`{name}`: {message}"), String::new());
+            }
+            wrong.is_empty().then(|| Decoded { params, canonical: key::canonical(&full) })
+        }
         Err(message) => {
             report.error(filled.at, format!("`params`: {message}"), String::new());
             None
@@ -150,8 +157,9 @@ pub(crate) fn terms<'v>(
     let (estimate, margin) = (section("estimate"), section("margin"));
     let mut extra = Vec::new();
     for item in &body.extra {
-        match template::fill_node(item, axis)?.as_str() {
-            Some(text) => extra.push(text.to_owned()),
+        // `extra: ["${partition}"]` may bring a number
+        match item.as_str() {
+            Some(text) => extra.push(template::fill_text(text, axis)?),
             None => {
                 report.error(item.at, format!("`extra` holds text, not {}", item.describe()), String::new());
                 good = false;

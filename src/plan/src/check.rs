@@ -112,6 +112,9 @@ impl Checker<'_> {
             (Some("yes" | "no" | "on" | "off"), "true or false") => {
                 "YAML 1.2: write true or false".to_owned()
             }
+            (None, "text") if node.as_scalar().is_some_and(|v| !v.is_null()) => {
+                "put it into quotes".to_owned()
+            }
             (Some(s), e) if e.contains("number") && s.parse::<f64>().is_ok() => {
                 format!("write {s} without quotes")
             }
@@ -182,6 +185,33 @@ fn quoted(name: &str) -> String {
 
 fn unit_name(unit: &str) -> &'static str {
     if unit == "time" { "a time" } else { "an amount of memory" }
+}
+
+/// Where text is wanted, an axis value that a `${axis}` brought becomes text: `argv: [run, "${seed}"]`.
+/// `written` is the tree before the axes were filled in.
+pub(crate) fn axes_as_text(written: &Node, filled: &mut Node, schema: &Value) {
+    let schema = resolve(schema);
+    match (&written.tree, &mut filled.tree) {
+        (Tree::Scalar(Value::String(s)), Tree::Scalar(v)) => {
+            let text = schema.get("type") == Some(&Value::from("string")) && schema.get("x-unit").is_none();
+            if text && is_template(s) && (v.is_number() || v.is_boolean()) {
+                *v = Value::String(v.to_string());
+            }
+        }
+        (Tree::Seq(before), Tree::Seq(after)) => {
+            let Some(rule) = schema.get("items") else { return };
+            before.iter().zip(after).for_each(|(b, a)| axes_as_text(b, a, rule));
+        }
+        (Tree::Map(before), Tree::Map(after)) => {
+            for (b, a) in before.iter().zip(after) {
+                let rule = schema.get("properties").and_then(|p| p.get(&a.key));
+                if let Some(rule) = rule.or_else(|| schema.get("additionalProperties")) {
+                    axes_as_text(&b.value, &mut a.value, rule);
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 fn resolve(schema: &Value) -> &Value {

@@ -212,8 +212,10 @@ fn total_line(what: &str, totals: &Totals, out: &mut String) {
 
 /// Groups tasks of one phase that run for the same reason.
 fn reasons(graph: &Graph, why: &[Why], out: &mut String) {
-    let mut groups: Vec<((&str, Verdict, &str), Vec<&Task>)> = Vec::new();
-    let mut place: HashMap<(&str, Verdict, &str), usize> = HashMap::new();
+    /// Phase, verdict, reason.
+    type Group<'a> = (&'a str, Verdict, &'a str);
+    let mut groups: Vec<(Group, Vec<&Task>)> = Vec::new();
+    let mut place: HashMap<Group, usize> = HashMap::new();
     for (task, why) in graph.tasks.iter().zip(why) {
         let group = (task.phase.as_str(), why.verdict, why.reason.as_str());
         let i = *place.entry(group).or_insert_with(|| {

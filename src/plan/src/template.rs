@@ -108,32 +108,18 @@ pub(crate) fn fill_text<'v>(text: &str, axis: &impl Fn(&str) -> Option<&'v Value
 
 /// A whole tree with the axes' values put in. Places stay those of the templates.
 pub(crate) fn fill_node<'v>(node: &Node, axis: &impl Fn(&str) -> Option<&'v Value>) -> Option<Node> {
-    fill_by(node, &|text| fill(text, axis), axis)
-}
-
-/// The same for places that hold nothing but text (the words of a command line): there `${seed}` is the text `1`, not the
-/// number.
-pub(crate) fn fill_node_as_text<'v>(node: &Node, axis: &impl Fn(&str) -> Option<&'v Value>) -> Option<Node> {
-    fill_by(node, &|text| fill_text(text, axis).map(Value::String), axis)
-}
-
-fn fill_by<'v>(
-    node: &Node,
-    scalar: &impl Fn(&str) -> Option<Value>,
-    axis: &impl Fn(&str) -> Option<&'v Value>,
-) -> Option<Node> {
     let tree = match &node.tree {
         Tree::Scalar(Value::String(s)) if is_template(s) => {
-            return Some(from_value(&scalar(s)?, node.at));
+            return Some(from_value(&fill(s, axis)?, node.at));
         }
         Tree::Scalar(v) => Tree::Scalar(v.clone()),
-        Tree::Seq(items) => Tree::Seq(items.iter().map(|n| fill_by(n, scalar, axis)).collect::<Option<_>>()?),
+        Tree::Seq(items) => Tree::Seq(items.iter().map(|n| fill_node(n, axis)).collect::<Option<_>>()?),
         Tree::Map(entries) => Tree::Map(
             entries
                 .iter()
                 .map(|e| {
                     let key = if is_template(&e.key) { fill_text(&e.key, axis)? } else { e.key.clone() };
-                    Some(Entry { key, at: e.at, value: fill_by(&e.value, scalar, axis)? })
+                    Some(Entry { key, at: e.at, value: fill_node(&e.value, axis)? })
                 })
                 .collect::<Option<_>>()?,
         ),

@@ -109,6 +109,24 @@ fn wrong_types_and_values_say_what_is_right() {
 }
 
 #[test]
+fn values_that_contradict_each_other_are_found() {
+    let base = |params: &str| {
+        format!(
+            "phases:\n  corpus: {{kind: corpus}}\n  base: {{kind: base, inputs: {{corpus: corpus}}, params: {{{params}}}}}\n"
+        )
+    };
+    one(&base("heads: 6"), "j:5:56: `hidden`: 128 is not an even number times the 6 heads");
+    one(&base("kv_heads: 3"), "j:5:67: `kv_heads`: 3 does not divide the 4 heads");
+    one(&base("learning_rate: 0"), "j:5:72: `learning_rate` must be more than 0, not 0");
+    one(
+        &format!(
+            "{TWO}  rl: {{kind: rl, inputs: {{model: base, corpus: corpus}}, params: {{prompts: 2, rollouts: 3, minibatch: 7}}}}\n"
+        ),
+        "j:6:102: `minibatch`: 7 is more than the 2 prompts x 3 rollouts of an episode",
+    );
+}
+
+#[test]
 fn a_slip_in_a_unit_says_what_to_write() {
     let with = |resources: &str| format!("phases:\n  corpus: {{kind: corpus, resources: {{{resources}}}}}\n");
     one(&with("walltime: 30mn"), "j:4:48: `walltime`: `mn` is not a unit of time; did you mean 30m?");
@@ -307,15 +325,4 @@ fn broken_yaml_has_a_place() {
     assert_eq!(mistakes("").len(), 1);
     assert_eq!(mistakes("- a\n- b\n"), ["j:1:1: the job file must be a mapping, not a list"]);
     assert!(mistakes("a: 1\n---\nb: 2\n").iter().any(|m| m.contains("second YAML document")));
-}
-
-#[test]
-fn a_number_of_the_matrix_may_stand_in_a_command_line() {
-    let text = format!(
-        "{HEAD}matrix: {{seed: [1, 2]}}\nphases:\n  c: {{kind: command, params: {{argv: [train, --seed, \"${{seed}}\"], env: {{SEED: \"${{seed}}\"}}}}}}\n"
-    );
-    let graph = load("j", &text, &Options::default()).unwrap();
-    let record::Params::Command(params) = &graph.tasks[1].work else { panic!("{:?}", graph.tasks[1]) };
-    assert_eq!(params.argv, ["train", "--seed", "2"]);
-    assert_eq!(params.env["SEED"], "2");
 }

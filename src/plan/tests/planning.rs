@@ -74,7 +74,7 @@ fn the_quickstart_has_the_shape_that_its_comments_promise() {
     }
     let judge = of(&graph, "judge")[0];
     let sample = of(&graph, "sample")[0];
-    assert_eq!(judge.consumers, [sample.key.clone()]);
+    assert_eq!(judge.consumers, std::slice::from_ref(&sample.key));
     assert_eq!(sample.services["generator"].key, judge.key);
 }
 
@@ -257,6 +257,17 @@ fn two_phases_with_the_same_content_are_one_task() {
     let graph = plain(&text);
     assert!(of(&graph, "twin").is_empty());
     assert_eq!(of(&graph, "base")[0].also, ["twin"]);
+}
+
+#[test]
+fn an_axis_value_becomes_text_where_text_is_wanted() {
+    let text = "bessemer: 1\nname: t\nmatrix: {n: [3, true]}\nphases:\n  run:\n    kind: command\n    params: {argv: [go, \"${n}\"], env: {N: \"${n}\"}}\n    extra: [\"${n}\"]\n";
+    let graph = plain(text);
+    let Params::Command(params) = &graph.tasks[0].work else { panic!() };
+    assert_eq!((params.argv[1].as_str(), params.env["N"].as_str()), ("3", "3"));
+    assert_eq!(graph.tasks[1].extra, ["true"]);
+    let found = load("j", &text.replace("[go, \"${n}\"]", "[go, 3]"), &Options::default()).unwrap_err();
+    assert_eq!(found[0].to_string(), "j:7:25: `argv` must be text, not the number 3; put it into quotes");
 }
 
 #[test]

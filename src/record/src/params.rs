@@ -101,6 +101,39 @@ impl Kind {
 }
 
 impl Params {
+    /// Values that are right one by one and wrong together: (parameter, what is wrong and what to do).
+    #[must_use]
+    pub fn contradictions(&self) -> Vec<(&'static str, String)> {
+        let mut found = Vec::new();
+        match self {
+            Params::Base(p) => {
+                if p.heads > 0 && (p.hidden % p.heads != 0 || (p.hidden / p.heads) % 2 != 0) {
+                    let (hidden, heads) = (p.hidden, p.heads);
+                    found.push(("hidden", format!("{hidden} is not an even number times the {heads} heads")));
+                }
+                if p.kv_heads > 0 && p.heads % p.kv_heads != 0 {
+                    found.push(("kv_heads", format!("{} does not divide the {} heads", p.kv_heads, p.heads)));
+                }
+            }
+            Params::Rl(p) => {
+                let rollouts = u64::from(p.prompts) * u64::from(p.rollouts);
+                if u64::from(p.minibatch) > rollouts {
+                    let (prompts, each) = (p.prompts, p.rollouts);
+                    let message = format!(
+                        "{} is more than the {prompts} prompts x {each} rollouts of an episode",
+                        p.minibatch
+                    );
+                    found.push(("minibatch", message));
+                }
+                if p.algorithm == Algorithm::Grpo && p.rollouts < 2 {
+                    found.push(("rollouts", "grpo compares rollouts of one prompt: at least 2".to_owned()));
+                }
+            }
+            _ => {}
+        }
+        found
+    }
+
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {

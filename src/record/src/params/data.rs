@@ -18,6 +18,7 @@ pub enum Split {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CorpusParams {
+    /// Seed of the generator; same seed, same problems.
     pub seed: u64,
     /// Problems in the training split.
     pub train: u32,
@@ -26,8 +27,10 @@ pub struct CorpusParams {
     /// Problems in the held-out split (half new values of known families, half families never trained on).
     pub held_out: u32,
     /// Hidden tests per problem.
+    #[schemars(range(min = 1))]
     pub tests: u32,
     /// Share of the demonstrations that are plausible but wrong programs: it leaves RL something true to improve.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub wrong_demonstrations: f64,
 }
 
@@ -42,12 +45,15 @@ impl Default for CorpusParams {
 #[serde(deny_unknown_fields, default)]
 pub struct ServeParams {
     /// Sequences decoded together.
+    #[schemars(range(min = 1))]
     pub max_batch: u32,
     /// Requests waiting beyond that are answered 429.
     pub queue: u32,
     /// Stop after this long without a request, so that a forgotten server cannot outlive its sweep.
+    #[schemars(range(min = 1))]
     pub idle_timeout_s: u64,
     /// Most new tokens of one answer, whatever a request asks.
+    #[schemars(range(min = 1))]
     pub max_new_tokens: u32,
 }
 
@@ -72,17 +78,29 @@ pub enum Keep {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SampleParams {
+    /// Seed of every random choice of this task.
     pub seed: u64,
+    /// Problems to answer.
     pub split: Split,
     /// Answers per problem.
+    #[schemars(range(min = 1))]
     pub n: u32,
+    /// 0 is greedy.
+    #[schemars(range(min = 0.0))]
     pub temperature: f64,
+    /// Share of the probability mass to draw from; 1 is off.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub top_p: f64,
+    /// Longest answer in tokens.
+    #[schemars(range(min = 1))]
     pub max_new_tokens: u32,
+    /// Which answers go into the data set.
     pub keep: Keep,
     /// Kept answers per problem at the most (different programs).
+    #[schemars(range(min = 1))]
     pub max_per_problem: u32,
     /// Requests in flight.
+    #[schemars(range(min = 1))]
     pub concurrency: u32,
     /// Problems to use; 0 is all.
     pub limit: u32,
@@ -109,14 +127,23 @@ impl Default for SampleParams {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvalParams {
+    /// Seed of every random choice of this task.
     pub seed: u64,
+    /// Problems to answer.
     pub split: Split,
     /// Answers per problem.
+    #[schemars(range(min = 1))]
     pub samples: u32,
+    /// 0 is greedy.
+    #[schemars(range(min = 0.0))]
     pub temperature: f64,
+    /// Share of the probability mass to draw from; 1 is off.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub top_p: f64,
     /// 0 is off.
     pub top_k: u32,
+    /// Longest answer in tokens.
+    #[schemars(range(min = 1))]
     pub max_new_tokens: u32,
     /// Resamples of the percentile bootstrap over problems.
     pub bootstrap: u32,
@@ -146,7 +173,9 @@ impl Default for EvalParams {
 #[serde(deny_unknown_fields)]
 pub struct CommandParams {
     /// Program and arguments; no shell.
+    #[schemars(length(min = 1))]
     pub argv: Vec<String>,
+    /// Environment variables added to those of the job.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// Files that must exist in the end, relative to the working directory.

@@ -48,40 +48,76 @@ pub enum Oracle {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RlParams {
+    /// Seed of every random choice of this task.
     pub seed: u64,
+    /// Policy-gradient method.
     pub algorithm: Algorithm,
+    /// Which reading of the published recipe.
     pub profile: Profile,
+    /// How executed tests become a reward.
     pub reward: RewardMode,
     /// Adapter to train; `null` trains every weight.
     pub lora: Option<LoraParams>,
+    /// Number format of weights and activations.
     pub precision: Precision,
+    /// Rounds of rollouts and updates.
+    #[schemars(range(min = 1))]
     pub episodes: u32,
     /// Prompts per episode.
+    #[schemars(range(min = 1))]
     pub prompts: u32,
     /// Rollouts per prompt.
+    #[schemars(range(min = 1))]
     pub rollouts: u32,
     /// Rollouts per optimizer step.
+    #[schemars(range(min = 1))]
     pub minibatch: u32,
     /// Passes over the episode's rollouts.
+    #[schemars(range(min = 1))]
     pub epochs: u32,
+    /// Peak learning rate of AdamW.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
+    /// Episodes of linear warm-up.
     pub warmup_episodes: u32,
+    /// Range of the clipped probability ratio: 1 - clip to 1 + clip.
+    #[schemars(range(min = 0.0))]
     pub clip: f64,
+    /// Weight of the KL divergence to the reference policy.
+    #[schemars(range(min = 0.0))]
     pub kl_coef: f64,
     /// Leave the episode's remaining passes when the mean KL to the rollout policy exceeds this; 0 is off.
+    #[schemars(range(min = 0.0))]
     pub target_kl: f64,
+    /// Weight of the value loss (PPO).
+    #[schemars(range(min = 0.0))]
     pub value_coef: f64,
+    /// Weight of the entropy bonus.
+    #[schemars(range(min = 0.0))]
     pub entropy_coef: f64,
+    /// Discount per token.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub gamma: f64,
+    /// Lambda of generalised advantage estimation (PPO).
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub gae_lambda: f64,
+    /// Gradients are scaled down to this norm.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub max_grad_norm: f64,
+    /// Of the rollouts.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub temperature: f64,
+    /// Share of the probability mass to draw rollouts from; 1 is off.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub top_p: f64,
     /// 0 is off.
     pub top_k: u32,
+    /// Longest answer in tokens.
+    #[schemars(range(min = 1))]
     pub max_new_tokens: u32,
     /// Measure the validation split every so many episodes and keep the best by it; 0 is off.
     pub validate_every: u32,
+    /// Episodes between checkpoints; 0 writes one only when told to stop.
     pub checkpoint_every: u32,
 }
 

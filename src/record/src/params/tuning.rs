@@ -28,21 +28,41 @@ pub enum Schedule {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BaseParams {
+    /// Seed of every random choice of this task.
     pub seed: u64,
+    /// Tokens of the tokenizer, special ones included.
+    #[schemars(range(min = 1))]
     pub vocab_size: u32,
+    /// Width of the residual stream.
+    #[schemars(range(min = 1))]
     pub hidden: u32,
+    /// Transformer blocks.
+    #[schemars(range(min = 1))]
     pub layers: u32,
+    /// Attention heads; must divide `hidden`.
+    #[schemars(range(min = 1))]
     pub heads: u32,
+    /// Key and value heads; must divide `heads`.
+    #[schemars(range(min = 1))]
     pub kv_heads: u32,
     /// Width of the feed-forward layer.
+    #[schemars(range(min = 1))]
     pub intermediate: u32,
     /// Longest sequence in tokens.
+    #[schemars(range(min = 1))]
     pub context: u32,
+    /// Optimizer steps.
+    #[schemars(range(min = 1))]
     pub steps: u32,
     /// Sequences per step.
+    #[schemars(range(min = 1))]
     pub batch: u32,
+    /// Peak learning rate of AdamW.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
+    /// Steps of linear warm-up.
     pub warmup_steps: u32,
+    /// Steps between checkpoints; 0 writes one only when told to stop.
     pub checkpoint_every: u32,
 }
 
@@ -70,8 +90,14 @@ impl Default for BaseParams {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraParams {
+    /// Rank of the adapters.
+    #[schemars(range(min = 1))]
     pub r: u32,
+    /// Scale: an adapter's output is multiplied by alpha / r.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub alpha: f64,
+    /// Share of the adapter's inputs that is dropped in training.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub dropout: f64,
     /// Linear layers that get an adapter.
     pub targets: Vec<String>,
@@ -94,22 +120,41 @@ impl Default for LoraParams {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SftParams {
+    /// Seed of every random choice of this task.
     pub seed: u64,
+    /// Adapter to train; `null` trains every weight.
     pub lora: Option<LoraParams>,
+    /// Number format of weights and activations.
     pub precision: Precision,
+    /// Passes over the data.
+    #[schemars(range(min = 1))]
     pub epochs: u32,
     /// Stop after this many optimizer steps; 0 is `epochs` alone.
     pub max_steps: u32,
     /// Sequences per micro-batch.
+    #[schemars(range(min = 1))]
     pub batch: u32,
+    /// Micro-batches per optimizer step.
+    #[schemars(range(min = 1))]
     pub accumulation: u32,
+    /// Peak learning rate of AdamW.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
+    /// Decoupled weight decay of AdamW.
+    #[schemars(range(min = 0.0))]
     pub weight_decay: f64,
     /// Share of the steps that warm up.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub warmup: f64,
+    /// What the learning rate does after the warm-up.
     pub schedule: Schedule,
+    /// Gradients are scaled down to this norm.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub max_grad_norm: f64,
+    /// Longer rows are cut.
+    #[schemars(range(min = 1))]
     pub max_tokens: u32,
+    /// Optimizer steps between checkpoints; 0 writes one only when told to stop.
     pub checkpoint_every: u32,
 }
 
