@@ -39,6 +39,11 @@ impl Live {
         Self { draw, drawn: 0, told: HashMap::new(), started_ms: record::now_ms() }
     }
 
+    /// Whether pictures are drawn, rather than lines written.
+    pub fn draws(&self) -> bool {
+        self.draw
+    }
+
     /// Shows `view`; `remark` is the last line of a picture ("next look at the scheduler in 40 s").
     pub fn show(&mut self, context: &mut Context, view: &View, remark: &str) {
         let bars: Vec<(usize, Bar)> = view

@@ -27,12 +27,14 @@ pub fn state(s: TaskState) -> State {
 
 /// The most useful sentence about a task.
 pub fn detail(t: &TaskView) -> String {
-    // "exit status: 0" is no news about what has succeeded
-    if t.state.is_done() {
-        return t.message.clone();
-    }
+    use TaskState as T;
+    // the scheduler's word counts while the scheduler has the job, and where nobody else has one
+    let said = match t.state {
+        T::Succeeded | T::NotNeeded | T::Running | T::Checkpointed | T::Planned => &t.message,
+        _ if t.message.is_empty() => &t.reason,
+        _ => &t.message,
+    };
     let class = t.class.as_ref().map_or_else(String::new, |c| format!("{c}: "));
-    let said = if t.message.is_empty() { &t.reason } else { &t.message };
     match (&t.blocked_by, said.is_empty()) {
         (Some(key), true) => format!("waits for task {key}, which has to be tried again first"),
         _ => format!("{class}{said}"),

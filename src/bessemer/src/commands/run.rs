@@ -11,7 +11,7 @@ use ledger::Engine;
 use ledger::engine::Ended;
 use record::{exit, layout};
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
 
 pub fn run(context: &mut Context, args: &Run) -> Result {
     let site = engine::local_site(args.site.as_deref())?;
@@ -38,18 +38,24 @@ pub fn rehearse(context: &mut Context, args: &Rehearse) -> Result {
 
 /// Works a local sweep to its end, shows it, and writes the report.
 pub fn drive(context: &mut Context, mut engine: Engine, plain: bool) -> Result {
-    let stop = AtomicBool::new(false);
-    let mut interrupts = Interrupts::listen()?;
+    let interrupts = Interrupts::listen(Some(engine.run_dir().to_owned()))?;
+    let stop = Arc::clone(&interrupts.stop);
     let mut live = Live::new(context, plain);
-    let mut remark = String::from("Ctrl-C: stop with checkpoints");
+    let mut told = 0;
     let outcome = engine.drive(&stop, |view| {
-        if let Some(news) = interrupts.react(view, &stop) {
-            if !context.terminal {
-                context.note(&news);
+        let count = interrupts.count();
+        let remark = match count {
+            0 => "Ctrl-C: stop with checkpoints",
+            1 => "stopping: running tasks write their checkpoints; Ctrl-C again kills them",
+            _ => "killing the running tasks",
+        };
+        if count > told {
+            told = count;
+            if !live.draws() {
+                context.note(remark);
             }
-            remark = news;
         }
-        live.show(context, view, &remark);
+        live.show(context, view, remark);
     })?;
     live.leave();
     let sweep = engine.sweep().name.clone();

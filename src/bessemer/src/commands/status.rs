@@ -22,7 +22,7 @@ pub fn run(context: &mut Context, args: &Status) -> Result {
     if args.json {
         let doc = json(&view);
         context.out.line(serde_json::to_string_pretty(&doc).map_err(std::io::Error::other)?);
-        return Ok(code(&view));
+        return Ok(exit::DONE);
     }
     for w in &view.warnings {
         context.note(format_args!("warning: {w}"));
@@ -39,7 +39,7 @@ pub fn run(context: &mut Context, args: &Status) -> Result {
         ));
     }
     advice(context, &view, opened.local);
-    Ok(code(&view))
+    Ok(exit::DONE)
 }
 
 /// docs/REPORT.md, with what only the ledger knows beside the table.
@@ -73,11 +73,6 @@ fn json(view: &View) -> serde_json::Value {
         serde_json::json!({"now": view.scheduler_calls_now, "total": view.scheduler_calls});
     doc["warnings"] = serde_json::json!(view.warnings);
     doc
-}
-
-/// 0 while everything is done or on its way, 1 when somebody has to do something.
-fn code(view: &View) -> i32 {
-    if view.tasks.iter().any(|t| t.state.needs_help()) { exit::FAILED } else { exit::DONE }
 }
 
 fn counts(view: &View) -> String {
@@ -119,10 +114,12 @@ fn advice(context: &mut Context, view: &View, local: bool) {
     let sweep = &view.sweep;
     if view.is_done() {
         context.out.line(format_args!("done: bessemer report {sweep}"));
-    } else if any(TaskState::needs_help) {
+    } else if any(|s| s.needs_help() && s != TaskState::Checkpointed) {
         context.out.line(format_args!("why: bessemer logs {sweep} TASK; then: bessemer resume {sweep}"));
-    } else if any(|s| matches!(s, TaskState::Deferred | TaskState::Planned)) && view.held_by.is_none() {
-        context.out.line(format_args!("to hand in the rest: bessemer resume {sweep}"));
+    } else if any(|s| matches!(s, TaskState::Deferred | TaskState::Planned | TaskState::Checkpointed))
+        && view.held_by.is_none()
+    {
+        context.out.line(format_args!("to go on: bessemer resume {sweep}"));
     } else if local && view.held_by.is_none() {
         context.out.line(format_args!("nobody drives it: bessemer resume {sweep}"));
     }

@@ -4,7 +4,7 @@ use crate::cli::Watch;
 use crate::context::Context;
 use crate::engine;
 use crate::failure::Result;
-use crate::interrupts::{Interrupts, Wish};
+use crate::interrupts::Interrupts;
 use crate::live::{self, Live};
 use ledger::Filter;
 use ledger::view::View;
@@ -18,14 +18,14 @@ pub fn run(context: &mut Context, args: &Watch) -> Result {
     let mut opened = engine::open(context, args.sweep.as_deref())?;
     // a local sweep has no scheduler to be polite to
     let every = if opened.local { 2 } else { args.interval.max(FLOOR_S).max(opened.min_poll_s) };
-    let mut interrupts = Interrupts::listen()?;
+    let interrupts = Interrupts::listen(None)?;
     let mut live = Live::new(context, args.plain);
     let mut view = opened.engine.refresh(&Filter::all())?;
     let mut next = Instant::now() + jittered(every);
     loop {
         let remark = remark(&view, opened.local, next);
         live.show(context, &view, &remark);
-        if over(&view) || context.out.is_closed() || interrupts.look() != Wish::GoOn {
+        if over(&view) || context.out.is_closed() || interrupts.count() > 0 {
             break;
         }
         std::thread::sleep(Duration::from_secs(1));
