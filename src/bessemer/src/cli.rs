@@ -159,6 +159,9 @@ pub struct Submit {
     pub site: PathBuf,
     #[command(flatten)]
     pub changes: Changes,
+    /// Do not ask first whether the site can ever run such tasks
+    #[arg(long)]
+    pub no_check: bool,
 }
 
 #[derive(Debug, Args)]

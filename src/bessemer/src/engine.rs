@@ -98,6 +98,10 @@ pub fn run_dir(context: &Context, sweep: &str) -> Result<PathBuf> {
 /// # Errors
 /// The ledger's; a frozen site that cannot be read.
 pub fn open(context: &Context, name: Option<&str>) -> Result<Opened> {
+    // looking must not create an empty ledger in whatever directory one happens to be
+    if !context.state_dir.is_dir() {
+        return Err(no_sweep(context));
+    }
     let db = Db::open(&context.state_dir)?;
     let sweep = find(&db, context, name)?;
     let path = sweep.run_dir.join(layout::SITE);
@@ -122,13 +126,16 @@ pub struct Opened {
 fn find(db: &Db, context: &Context, name: Option<&str>) -> Result<SweepRow> {
     match name {
         Some(name) => Ok(db.find_sweep(name)?),
-        None => db.sweeps()?.pop().ok_or_else(|| {
-            Failure::usage(format!(
-                "the ledger {} knows no sweep yet: start one with `bessemer run JOB` or `bessemer submit JOB --site SITE`",
-                context.state_dir.display()
-            ))
-        }),
+        None => db.sweeps()?.pop().ok_or_else(|| no_sweep(context)),
     }
+}
+
+fn no_sweep(context: &Context) -> Failure {
+    Failure::usage(format!(
+        "there is no sweep in the ledger {} yet: start one with `bessemer run JOB` or `bessemer submit JOB --site SITE`; \
+         a ledger elsewhere is named with --state-dir",
+        context.state_dir.display()
+    ))
 }
 
 /// Phases of a sweep, to tell them from other words of the command line.

@@ -187,3 +187,54 @@ impl Done {
         self
     }
 }
+
+/// A directory to work in, as a user's.
+pub struct Place {
+    pub dir: tempfile::TempDir,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    /// An executable; `bin/` comes first in PATH.
+    pub fn program(&self, name: &str, text: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        self.write(name, text);
+        let path = self.dir.path().join(name);
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    /// The built program in this directory, free of the caller's schedulers and settings. Tasks find `RAN` and `GO`.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut c = Command::new(BESSEMER);
+        c.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
+        for (name, _) in std::env::vars() {
+            if ["SLURM_", "SBATCH_", "PBS_", "BESSEMER_", "CUDA_"].iter().any(|p| name.starts_with(p)) {
+                c.env_remove(name);
+            }
+        }
+        let path = format!(
+            "{}:{}",
+            self.dir.path().join("bin").display(),
+            std::env::var("PATH").unwrap_or_default()
+        );
+        c.env("PATH", path).env("RAN", self.dir.path().join("ran")).env("GO", self.dir.path().join("go"));
+        c
+    }
+
+    pub fn run(&self, args: &[&str]) -> Done {
+        Done::of(self.command(args).output().unwrap())
+    }
+}

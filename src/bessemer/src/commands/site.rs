@@ -5,6 +5,7 @@ use crate::context::Context;
 use crate::engine;
 use crate::failure::{Failure, Result};
 use cluster::render::{ScriptInput, Target, script};
+use cluster::runner::Real;
 use record::{ContentKey, Resources, Token, exit};
 use std::path::{Path, PathBuf};
 
@@ -16,8 +17,33 @@ pub fn run(context: &mut Context, args: &Site) -> Result {
     }
 }
 
-fn probe(_context: &mut Context, _output: Option<&Path>) -> Result {
-    Err(Failure::new(exit::FAILED, "site probe is not on this branch yet"))
+fn probe(context: &mut Context, output: Option<&Path>) -> Result {
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid())
+        .ok()
+        .flatten()
+        .map_or_else(|| std::env::var("USER").unwrap_or_default(), |u| u.name);
+    let found = cluster::probe::probe(&Real::default(), &user).map_err(|e| Failure::new(exit::FAILED, e))?;
+    for note in &found.notes {
+        context.note(format_args!("note: {note}"));
+    }
+    match output {
+        None => context.out.text(found.text),
+        Some(path) => {
+            let new = record::atomic::publish_once(path, found.text.as_bytes())?;
+            if !new {
+                return Err(Failure::usage(format!(
+                    "{} is there already: name another file",
+                    path.display()
+                )));
+            }
+            context.out.line(format_args!(
+                "{}: a proposal. Read it, then: bessemer site check {}",
+                path.display(),
+                path.display()
+            ));
+        }
+    }
+    Ok(exit::DONE)
 }
 
 fn check(context: &mut Context, file: &Path) -> Result {

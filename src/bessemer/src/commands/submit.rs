@@ -5,6 +5,7 @@ use crate::context::Context;
 use crate::engine;
 use crate::failure::{Failure, Result};
 use crate::job;
+use cluster::runner::Real;
 use cluster::site::Scheduler;
 use ledger::engine::{Stop, SubmitReport};
 use record::exit;
@@ -20,6 +21,14 @@ pub fn run(context: &mut Context, args: &Submit) -> Result {
         )));
     }
     let job = job::load(&args.job, &args.changes)?;
+    if !args.no_check {
+        let live = cluster::probe::live(&site.site, &Real::default());
+        let wrong = super::plan::hopeless(&job.graph, &site.site, live.as_ref());
+        if !wrong.is_empty() {
+            let advice = "nothing was handed in; if you know better: --no-check".to_owned();
+            return Err(Failure::many(exit::USER_ERROR, wrong.into_iter().chain([advice])));
+        }
+    }
     let run_dir = engine::run_dir(context, &job.graph.sweep)?;
     let mut engine = engine::create(context, &run_dir, &job, site)?;
     let report = engine.submit()?;

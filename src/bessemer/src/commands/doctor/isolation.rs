@@ -1,10 +1,14 @@
 //! What protects this machine from programs that models write.
 
 use super::Finding;
-use sandbox::{Config, Tier};
+use sandbox::{Config, Probe, Tier};
 
-pub fn sandbox() -> Finding {
+pub fn findings() -> [Finding; 2] {
     let probe = sandbox::probe(&Config::default());
+    [isolation(&probe), languages(&probe)]
+}
+
+fn isolation(probe: &Probe) -> Finding {
     let text = |tier: &str| format!("tier {tier}: {}", probe.facts.join("; "));
     // the default policy accepts B- and better, so below that programs stay unscored
     let how = "unprivileged user namespaces are needed: `sysctl user.max_user_namespaces` above 0, \
@@ -15,12 +19,11 @@ pub fn sandbox() -> Finding {
         Some(t @ (Tier::D | Tier::C)) => Finding::bad("sandbox", text(&t.to_string()), how),
         Some(t) => Finding::ok("sandbox", text(&t.to_string())),
     }
-    .facts(&probe)
+    .facts(probe)
 }
 
 /// Languages besides Python matter only to sweeps that use them.
-pub fn languages() -> Finding {
-    let probe = sandbox::probe(&Config::default());
+fn languages(probe: &Probe) -> Finding {
     let (have, lack): (Vec<_>, Vec<_>) = probe.languages.iter().partition(|(_, r)| r.is_ok());
     let names = |l: &[&(String, Result<String, String>)]| {
         l.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", ")

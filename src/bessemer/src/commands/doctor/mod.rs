@@ -64,13 +64,13 @@ pub fn run(context: &mut Context, args: &Doctor) -> Result {
     let mut findings = vec![
         programs::worker(),
         programs::python(),
-        isolation::sandbox(),
-        isolation::languages(),
         programs::gpus(),
+        programs::scheduler(),
         machine::ledger(&context.state_dir),
         machine::room("runs", &context.runs_dir),
         machine::clock(&context.state_dir),
     ];
+    findings.extend(isolation::findings());
     // what needs attention stands last, where the eye is
     findings.sort_by_key(|f| f.level as u8);
     let bad = findings.iter().filter(|f| f.level == Level::Bad).count();

@@ -2,9 +2,13 @@
 
 use super::Finding;
 use crate::supervise;
+use cluster::runner::Real;
+use cluster::site::{Flavor, Scheduler, Site};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How a program answered.
@@ -123,5 +127,32 @@ pub fn gpus() -> Finding {
         Answer::Failed(e) => {
             Finding::warn("gpu", format!("nvidia-smi: {e}"), "GPU tasks need a node whose driver works")
         }
+    }
+}
+
+/// A machine without one runs sweeps itself.
+pub fn scheduler() -> Finding {
+    let runner = Arc::new(Real::default());
+    let found = match cluster::probe::detect(runner.as_ref()) {
+        Ok(d) => d,
+        Err(_) => return Finding::ok("scheduler", "none here: `bessemer run` uses this machine alone"),
+    };
+    let flavor = match found.flavor {
+        Some(Flavor::PbsPro) => "flavor: pbspro\n",
+        Some(Flavor::Torque) => "flavor: torque\n",
+        None => "",
+    };
+    let kind = if found.scheduler == Scheduler::Pbs { "pbs" } else { "slurm" };
+    let text = format!("bessemer_site: 1\nname: here\nscheduler: {kind}\n{flavor}");
+    let answer = Site::load(Path::new("doctor"), &text)
+        .map_err(|e| e.to_string())
+        .and_then(|site| cluster::open(&site, runner).ping());
+    match answer {
+        Ok(line) => Finding::ok("scheduler", if line.is_empty() { found.version } else { line }),
+        Err(why) => Finding::bad(
+            "scheduler",
+            format!("{}, but it does not answer: {why}", found.version),
+            "wait, or tell the administrators; nothing is lost: `bessemer resume` goes on when it is back",
+        ),
     }
 }
