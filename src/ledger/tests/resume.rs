@@ -29,7 +29,7 @@ fn a_failed_task_gets_a_new_attempt_and_its_waiting_dependents_new_dependencies(
     assert_eq!(lab.fake.job(&c).state, JobState::Cancelled);
     let (a2, b2) = (lab.job_of("a"), lab.job_of("b"));
     assert!(a2 != a && b2 != b);
-    assert_eq!(lab.fake.job(&b2).after_ok, [a2.clone()]);
+    assert_eq!(lab.fake.job(&b2).after_ok, vec![a2.clone()]);
     assert_eq!(lab.fake.job(&lab.job_of("c")).after_ok, [b2]);
     for name in ["a", "b", "c"] {
         lab.fake.succeed(&lab.job_of(name));
@@ -185,7 +185,7 @@ fn consumers_wait_for_the_start_of_their_service_and_resume_restarts_it_only_whe
     assert_eq!(report.submitted, 2, "the consumer and a new attempt of its service: {report:?}");
     let (judge2, second) = (lab.job_of("judge"), lab.job_of("second"));
     assert_ne!(judge, judge2);
-    assert_eq!(lab.fake.job(&second).after_start, [judge2.clone()]);
+    assert_eq!(lab.fake.job(&second).after_start, vec![judge2.clone()]);
     lab.fake.start(&judge2);
     lab.fake.succeed(&second);
     lab.fake.leave_record(&judge2, Status::Checkpointed, None, None);

@@ -15,8 +15,8 @@ fn a_chain_goes_out_at_once_with_dependencies_and_ends_succeeded() {
     assert_eq!((report.submitted, report.jobs, report.left), (3, 3, 0));
     assert_eq!(report.exit_code(), 0);
     let (a, b) = (lab.job_of("a"), lab.job_of("b"));
-    assert_eq!(lab.fake.job(&b).after_ok, [a.clone()]);
-    assert_eq!(lab.fake.job(&lab.job_of("c")).after_ok, [b.clone()]);
+    assert_eq!(lab.fake.job(&b).after_ok, vec![a.clone()]);
+    assert_eq!(lab.fake.job(&lab.job_of("c")).after_ok, vec![b.clone()]);
     assert_eq!(lab.states(), expect(&[("a", "queued"), ("b", "queued"), ("c", "queued")]));
     lab.fake.start(&a);
     assert_eq!(lab.states()["a"], "running");

@@ -43,6 +43,8 @@ pub struct Job {
     pub memory_mb: u64,
     /// Not listed by the queue any more (or not yet).
     pub hidden: bool,
+    /// Its cancellation was accepted and has not taken effect.
+    pub doomed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +58,8 @@ pub struct World {
     pub queue_down: bool,
     pub max_submit: Option<u32>,
     pub max_array: u32,
+    /// Cancellations take effect only at [`Fake::cancellations_land`].
+    pub slow_cancel: bool,
 }
 
 #[derive(Debug, Default)]
@@ -96,6 +100,17 @@ impl Fake {
             let j = w.jobs.iter_mut().find(|j| j.id == id).unwrap_or_else(|| panic!("no job {id}"));
             j.state = state;
             j.raw = raw.to_owned();
+        });
+    }
+
+    /// Jobs whose cancellation was accepted end now.
+    pub fn cancellations_land(&self) {
+        self.with(|w| {
+            for j in w.jobs.iter_mut().filter(|j| j.doomed && j.state.is_live()) {
+                j.state = JobState::Cancelled;
+                j.raw = "CANCELLED by 1000".into();
+                j.hidden = true;
+            }
         });
     }
 
@@ -236,6 +251,7 @@ impl Backend for Fake {
                     exclude: s.exclude_nodes.clone(),
                     memory_mb: s.resources.memory_mb,
                     hidden: false,
+                    doomed: false,
                 });
             }
             match fault {
@@ -269,10 +285,13 @@ impl Backend for Fake {
 
     fn cancel(&self, jobs: &[JobRef]) -> Result<(), String> {
         self.with(|w| {
+            let slow = w.slow_cancel;
             for job in jobs {
                 w.cancels.push(job.clone());
                 for j in &mut w.jobs {
-                    if j.id == job.id && j.state.is_live() {
+                    if j.id == job.id && j.state.is_live() && slow {
+                        j.doomed = true;
+                    } else if j.id == job.id && j.state.is_live() {
                         j.state = JobState::Cancelled;
                         j.raw = "CANCELLED by 1000".into();
                         j.hidden = true;
