@@ -2,7 +2,7 @@
 
 use crate::db::rows::AttemptRow;
 use crate::engine::Engine;
-use crate::engine::observe::Looked;
+use crate::engine::observe::{Looked, to_cancel};
 use crate::error::{Error, Result};
 use crate::filter::Filter;
 use crate::state::AttemptState;
@@ -49,9 +49,9 @@ impl Engine {
                 Ok(())
             })?;
             let jobs: Vec<JobRef> =
-                chosen.iter().filter_map(|a| a.state.job()).filter(|j| !j.id.is_empty()).cloned().collect();
+                chosen.iter().filter_map(to_cancel).collect();
             let mut looked = Looked::default();
-            e.cancel_by_id(&jobs, &mut looked);
+            e.cancel_jobs(&jobs, &mut looked);
             warnings.extend(looked.warnings);
             match e.observe(lease) {
                 Ok(after) => warnings.extend(after.warnings),

@@ -3,6 +3,7 @@
 use crate::board::Stand;
 use crate::db::lease::Lease;
 use crate::engine::Engine;
+use crate::engine::observe::to_cancel;
 use crate::engine::submit::{Round, Stop, SubmitReport};
 use crate::error::{Error, Result};
 use crate::filter::Filter;
@@ -148,8 +149,13 @@ impl Engine {
 
     /// Local jobs end with their driver, with a checkpoint: TERM goes to each. Not a cancellation: `run` continues them.
     fn end_local_jobs(&self, round: &mut Round) {
-        let jobs: Vec<JobRef> =
-            round.board.newest.iter().flatten().filter_map(|a| a.state.job().cloned()).collect();
+        let jobs: Vec<JobRef> = round
+            .board
+            .newest
+            .iter()
+            .flatten()
+            .filter_map(to_cancel)
+            .collect();
         if let Err(e) = self.backend.cancel(&jobs) {
             round.report.warnings.push(format!("cannot end the running jobs: {e}"));
         }

@@ -267,13 +267,13 @@ impl Engine {
                 (row, state)
             })
             .collect();
-        // By id only: the survivor carries the same name. Before the adoption is durable, so that a crash in between
-        // finds the duplicates again.
-        self.cancel_by_id(&duplicates, looked);
+        // By id: the survivor carries the same name. Before the adoption is durable, so that a crash in between finds the
+        // duplicates again.
+        self.cancel_jobs(&duplicates, looked);
         settled
     }
 
-    pub(super) fn cancel_by_id(&self, jobs: &[JobRef], looked: &mut Looked) {
+    pub(super) fn cancel_jobs(&self, jobs: &[JobRef], looked: &mut Looked) {
         if jobs.is_empty() {
             return;
         }
@@ -295,7 +295,7 @@ impl Engine {
             }
         }
         let cancel: Vec<JobRef> = cancel.into_iter().collect();
-        self.cancel_by_id(&cancel, looked);
+        self.cancel_jobs(&cancel, looked);
     }
 }
 
@@ -359,6 +359,12 @@ pub(super) fn element_job(job: &JobRef, element: Option<u32>) -> JobRef {
         Some(k) if !job.id.is_empty() => JobRef { id: format!("{}_{k}", base_id(&job.id)), ..job.clone() },
         _ => job.clone(),
     }
+}
+
+/// What to cancel when an attempt is to end: every job of its name, doubles included; in an array the element alone.
+pub(super) fn to_cancel(a: &AttemptRow) -> Option<JobRef> {
+    let job = a.state.job()?.clone();
+    Some(if a.element.is_some() { job } else { JobRef { id: String::new(), ..job } })
 }
 
 fn store_sight(w: &Writer, s: &Sight, outcome: &Outcome, site: &str) -> rusqlite::Result<()> {

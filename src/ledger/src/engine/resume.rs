@@ -4,7 +4,7 @@ use crate::board::{Board, Stand};
 use crate::db::lease::Lease;
 use crate::db::rows::AttemptRow;
 use crate::engine::Engine;
-use crate::engine::observe::Looked;
+use crate::engine::observe::{Looked, to_cancel};
 use crate::engine::submit::{Round, SubmitReport, title_of};
 use crate::error::{Error, Result};
 use crate::filter::Filter;
@@ -196,7 +196,7 @@ impl Engine {
         for &k in retried {
             below[k] = true;
         }
-        let mut waiting: Vec<(usize, AttemptRow, JobRef)> = Vec::new();
+        let mut waiting: Vec<(usize, AttemptRow)> = Vec::new();
         for k in 0..board.tasks.len() {
             if below[k] {
                 continue;
@@ -204,20 +204,20 @@ impl Engine {
             below[k] = board.inputs[k].iter().chain(&board.services[k]).any(|&u| below[u]);
             if below[k]
                 && let Some(a) = &board.newest[k]
-                && let AttemptState::Submitted { job } = &a.state
+                && let AttemptState::Submitted { .. } = &a.state
             {
-                waiting.push((k, a.clone(), job.clone()));
+                waiting.push((k, a.clone()));
             }
         }
         if waiting.is_empty() {
             return Ok(Vec::new());
         }
         self.db.write(lease, &self.sweep.name, |w| {
-            waiting.iter().try_for_each(|(_, a, _)| w.ask_cancel(a.id, true))
+            waiting.iter().try_for_each(|(_, a)| w.ask_cancel(a.id, true))
         })?;
-        let jobs: Vec<JobRef> = waiting.iter().map(|(_, _, job)| job.clone()).collect();
+        let jobs: Vec<JobRef> = waiting.iter().filter_map(|(_, a)| to_cancel(a)).collect();
         let mut looked = Looked::default();
-        self.cancel_by_id(&jobs, &mut looked);
+        self.cancel_jobs(&jobs, &mut looked);
         // Only what is certainly gone may be handed in again: look.
         let second = self.observe(lease)?;
         round.report.warnings.extend(looked.warnings);
@@ -228,7 +228,7 @@ impl Engine {
                 .as_ref()
                 .is_some_and(|a| a.superseded && a.state == AttemptState::Cancelled)
         };
-        let (gone, still): (Vec<usize>, Vec<usize>) = waiting.iter().map(|(k, ..)| *k).partition(gone);
+        let (gone, still): (Vec<usize>, Vec<usize>) = waiting.iter().map(|(k, _)| *k).partition(gone);
         if !still.is_empty() {
             round.report.warnings.push(format!(
                 "{} jobs that wait for a failed task are still being cancelled: `bessemer resume` again in a minute",

@@ -2,7 +2,7 @@
 
 use crate::board::Stand;
 use crate::engine::Engine;
-use crate::engine::observe::Looked;
+use crate::engine::observe::{Looked, to_cancel};
 use crate::engine::submit::title_of;
 use crate::error::{Error, Result};
 use crate::filter::Filter;
@@ -94,9 +94,9 @@ impl Engine {
                 useless.iter().try_for_each(|a| w.ask_cancel(a.id, true))
             })?;
             let jobs: Vec<JobRef> =
-                useless.iter().filter_map(|a| a.state.job()).filter(|j| !j.id.is_empty()).cloned().collect();
+                useless.iter().filter_map(to_cancel).collect();
             let mut looked = Looked::default();
-            e.cancel_by_id(&jobs, &mut looked);
+            e.cancel_jobs(&jobs, &mut looked);
             report.cancelled = jobs.len() as u64;
             report.warnings.extend(looked.warnings);
             let board = e.board()?;

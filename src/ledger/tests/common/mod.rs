@@ -288,10 +288,13 @@ impl Backend for Fake {
             let slow = w.slow_cancel;
             for job in jobs {
                 w.cancels.push(job.clone());
-                for j in &mut w.jobs {
-                    if j.id == job.id && j.state.is_live() && slow {
+                for j in w.jobs.iter_mut().filter(|j| j.token == job.token) {
+                    if !(job.id.is_empty() || j.id == job.id) {
+                        continue;
+                    }
+                    if j.state.is_live() && slow {
                         j.doomed = true;
-                    } else if j.id == job.id && j.state.is_live() {
+                    } else if j.state.is_live() {
                         j.state = JobState::Cancelled;
                         j.raw = "CANCELLED by 1000".into();
                         j.hidden = true;
