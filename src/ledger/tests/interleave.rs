@@ -295,7 +295,10 @@ impl World {
                 .filter_map(|t| t.job_id.clone())
                 .collect();
             for id in fake.live() {
-                assert!(known.contains(&id), "job {id} is in the queue and the ledger does not know it: {view:#?}");
+                assert!(
+                    known.contains(&id),
+                    "job {id} is in the queue and the ledger does not know it: {view:#?}"
+                );
             }
             if view.is_done() {
                 assert!(fake.live().is_empty());

@@ -89,7 +89,10 @@ fn of_two_jobs_under_one_token_the_oldest_stays_and_the_others_are_cancelled_by_
     assert!(report.warnings.iter().any(|w| w.contains("2 jobs carry the name")), "{report:?}");
     assert_eq!(lab.fake.live(), ["101"]);
     assert_eq!(lab.job_of("a"), "101");
-    assert!(lab.fake.with(|w| w.cancels.iter().all(|j| j.id == "950")), "never by name: it is the survivor's too");
+    assert!(
+        lab.fake.with(|w| w.cancels.iter().all(|j| j.id == "950")),
+        "never by name: it is the survivor's too"
+    );
 }
 
 #[test]

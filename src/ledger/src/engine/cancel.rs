@@ -48,8 +48,7 @@ impl Engine {
                 }
                 Ok(())
             })?;
-            let jobs: Vec<JobRef> =
-                chosen.iter().filter_map(to_cancel).collect();
+            let jobs: Vec<JobRef> = chosen.iter().filter_map(to_cancel).collect();
             let mut looked = Looked::default();
             e.cancel_jobs(&jobs, &mut looked);
             warnings.extend(looked.warnings);

@@ -149,13 +149,7 @@ impl Engine {
 
     /// Local jobs end with their driver, with a checkpoint: TERM goes to each. Not a cancellation: `run` continues them.
     fn end_local_jobs(&self, round: &mut Round) {
-        let jobs: Vec<JobRef> = round
-            .board
-            .newest
-            .iter()
-            .flatten()
-            .filter_map(to_cancel)
-            .collect();
+        let jobs: Vec<JobRef> = round.board.newest.iter().flatten().filter_map(to_cancel).collect();
         if let Err(e) = self.backend.cancel(&jobs) {
             round.report.warnings.push(format!("cannot end the running jobs: {e}"));
         }

@@ -93,8 +93,7 @@ impl Engine {
                 // the engine's own wish: `resume` tries these again without counting a failure
                 useless.iter().try_for_each(|a| w.ask_cancel(a.id, true))
             })?;
-            let jobs: Vec<JobRef> =
-                useless.iter().filter_map(to_cancel).collect();
+            let jobs: Vec<JobRef> = useless.iter().filter_map(to_cancel).collect();
             let mut looked = Looked::default();
             e.cancel_jobs(&jobs, &mut looked);
             report.cancelled = jobs.len() as u64;
