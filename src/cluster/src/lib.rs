@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod check;
 pub mod local;
+pub mod output;
 pub mod parse;
 pub mod pbs;
 pub mod probe;

@@ -242,3 +242,44 @@ fn a_probe_of_the_cluster_proposes_a_site_that_loads_and_fits() {
     let large = Resources { cpus: 1000, ..small };
     assert!(!cluster::check(&site, &large, Some(&live)).is_empty());
 }
+
+/// The same, on a cluster with slurmdbd and a quality of service `tiny` (5 jobs per user in the queue).
+fn accounting_is_here() -> Option<MutexGuard<'static, ()>> {
+    if std::env::var_os("BESSEMER_REAL_SLURM_ACCOUNTING").is_none() {
+        eprintln!("skipped: BESSEMER_REAL_SLURM_ACCOUNTING is not set");
+        return None;
+    }
+    cluster_is_here()
+}
+
+#[test]
+fn a_job_that_left_the_queue_is_explained_by_the_accounting() {
+    let Some(_one) = accounting_is_here() else { return };
+    let lab = Lab::new("exit 7", "account: test\n");
+    let s = lab.one("a");
+    let job = accepted(lab.backend.submit(&s));
+    let rows = lab.until(&s.token, |rows| rows.iter().any(|r| r.source == "sacct" && !r.state.is_live()));
+    assert_eq!((rows.len(), &rows[0].job.id, rows[0].state), (1, &job.id, JobState::Failed));
+    assert_eq!(rows[0].exit, Some((7, 0)));
+    assert_eq!(rows[0].nodes.len(), 1);
+    assert!(rows[0].start_s.is_some_and(|t| (t - record::now_ms() / 1000).abs() < 600), "{rows:?}");
+}
+
+#[test]
+fn a_submit_limit_is_a_limit_and_leaves_no_ghost() {
+    let Some(_one) = accounting_is_here() else { return };
+    let lab = Lab::new("sleep 300", "account: test\nqos: tiny\n");
+    let jobs: Vec<JobRef> = (0..5).map(|k| accepted(lab.backend.submit(&lab.one(&k.to_string())))).collect();
+    let sixth = lab.one("5");
+    assert!(matches!(lab.backend.submit(&sixth), Submitted::Limit(_)));
+    // sacct keeps a FAILED row under the refused job's name: it must not look like a job (specs: F3)
+    let end = Instant::now() + Duration::from_secs(8);
+    while Instant::now() < end {
+        assert_eq!(lab.look(&sixth.token), []);
+        lab.backend.wait(Duration::from_secs(1));
+    }
+    lab.backend.cancel(&jobs).unwrap();
+    for job in &jobs {
+        lab.until(&job.token, |rows| rows.iter().all(|r| r.state == JobState::Cancelled));
+    }
+}

@@ -4,7 +4,7 @@
 use crate::db::lease::Lease;
 use crate::db::rows::{AttemptRow, SubmissionRow};
 use crate::db::writes::Writer;
-use crate::engine::Engine;
+use crate::engine::{Engine, frozen};
 use crate::error::{Error, Result};
 use crate::files::{self, Progress, Traces};
 use crate::state::{Action, AttemptState, Context, Observation, step};
@@ -148,6 +148,9 @@ impl Engine {
             if s.traces.is_none() || (over && s.traces.as_ref().is_some_and(|t| t.record.is_none())) {
                 s.traces = Some(self.traces(&s.row));
             }
+            if over && s.traces.as_ref().is_none_or(|t| t.record.is_none()) {
+                self.hear_last_words(s, snapshot);
+            }
             let mut progress: Progress = serde_json::from_str(&s.row.progress).unwrap_or_default();
             let path = self.attempt_dir(&s.row.key, s.row.n).join(layout::EVENTS);
             if let Ok(offset) = files::read_events(&path, s.row.events_offset, &mut progress)
@@ -156,7 +159,24 @@ impl Engine {
                 s.progress = Some((offset, progress));
             }
         }
-        let _ = snapshot;
+    }
+
+    /// A job that is gone without a record, or of which the queue alone says that it failed: the scheduler may have
+    /// written into its output why it ended it. On sites without accounting nothing else tells a time limit from a crash.
+    fn hear_last_words(&self, s: &mut Sight, snapshot: &Snapshot) {
+        let vague = match &s.seen {
+            None => snapshot.queue_ok,
+            Some(row) => row.source == "squeue" && !row.state.is_live(),
+        };
+        let Some(job) = s.row.state.job().filter(|j| vague && !j.id.is_empty()) else { return };
+        let sched = if job.id.contains('_') {
+            self.sweep.run_dir.join(frozen::ARRAYS).join(job.token.as_str()).join(layout::SCHED)
+        } else {
+            self.attempt_dir(&s.row.key, s.row.n).join(layout::SCHED)
+        };
+        if let Some(words) = cluster::output::last_words(&sched, job) {
+            s.seen = Some(words);
+        }
     }
 
     /// Steps everything and stores it in one transaction.
