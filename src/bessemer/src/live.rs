@@ -3,7 +3,7 @@
 use crate::context::{self, Context};
 use crate::notes;
 use ledger::view::{TaskState, TaskView, View};
-use record::{AttemptRecord, ContentKey, StartRecord, atomic, layout};
+use record::{AttemptRecord, ContentKey, StartRecord, Status, atomic, layout, verify};
 use report::progress::{self, Bar, Progress};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -269,9 +269,19 @@ fn look_at_running(t: &mut TaskView, dir: &Path) {
         });
     }
     if let Ok(Some(r)) = atomic::read_json::<AttemptRecord>(&dir.join(layout::RECORD)) {
-        // what it means is for the ledger to say at its next look; that it is over can be shown now
-        t.state = TaskState::FinishedUnconfirmed;
         t.ended_ms = Some(r.ended_ms);
-        t.message = r.message;
+        t.message.clone_from(&r.message);
+        // the attempt's own record is the first in the order of truth; the ledger will say the same at its next look
+        t.state = match r.status {
+            Status::Ok
+                if verify::outputs(&dir.join(layout::OUT), &r.outputs, verify::Depth::Size).is_ok() =>
+            {
+                TaskState::Succeeded
+            }
+            Status::Ok => TaskState::FinishedUnconfirmed,
+            Status::Checkpointed => TaskState::Checkpointed,
+            Status::Failed => TaskState::Failed,
+        };
+        t.class = r.class.and_then(|c| serde_json::to_value(c).ok()?.as_str().map(str::to_owned));
     }
 }

@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::engine;
 use crate::failure::{Failure, Result};
 use crate::job;
-use cluster::runner::Real;
+use cluster::runner::{Real, Runner};
 use cluster::site::Scheduler;
 use ledger::engine::{Stop, SubmitReport};
 use record::exit;
@@ -22,7 +22,11 @@ pub fn run(context: &mut Context, args: &Submit) -> Result {
     }
     let job = job::load(&args.job, &args.changes)?;
     if !args.no_check {
-        let live = cluster::probe::live(&site.site, &Real::default());
+        let runner = Real::default();
+        let live = cluster::probe::live(&site.site, &runner);
+        if context.verbose > 0 {
+            context.note(format_args!("scheduler commands before: {}", runner.calls()));
+        }
         let wrong = super::plan::hopeless(&job.graph, &site.site, live.as_ref());
         if !wrong.is_empty() {
             let advice = "nothing was handed in; if you know better: --no-check".to_owned();

@@ -21,19 +21,26 @@ pub fn run(context: &mut Context, args: &Watch) -> Result {
     let interrupts = Interrupts::listen(None)?;
     let mut live = Live::new(context, args.plain);
     let mut view = opened.engine.refresh(&Filter::all())?;
+    // whether `view` is what the ledger said, and not what files say since
+    let mut looked = true;
     let mut next = Instant::now() + jittered(every);
     loop {
         let remark = remark(&view, opened.local, next);
         live.show(context, &view, &remark);
-        if over(&view) || context.out.is_closed() || interrupts.count() > 0 {
+        if (over(&view) && looked) || context.out.is_closed() || interrupts.count() > 0 {
             break;
         }
-        std::thread::sleep(Duration::from_secs(1));
-        if Instant::now() >= next {
+        if !over(&view) {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        // files said that it is over: the ledger has the last word
+        if Instant::now() >= next || over(&view) {
             view = opened.engine.refresh(&Filter::all())?;
             next = Instant::now() + jittered(every);
+            looked = true;
         } else {
             live::freshen(&mut view);
+            looked = false;
         }
     }
     live.leave();
