@@ -174,3 +174,58 @@ fn every_reference_of_the_own_problem_set_passes() {
         assert!(judged.passed_all(), "{}: {}", problem.id, judged.scored.reason);
     }
 }
+
+/// Both lanes on programs that end in every way there is: the quick one must say what the slow one says.
+#[test]
+fn the_quick_lane_and_the_test_by_test_lane_agree() {
+    let programs = [
+        "print(int(input()) * 2)",
+        "import sys\nsys.stdout.write(str(int(sys.stdin.readline()) * 2))",
+        "import sys\nn = int(sys.stdin.buffer.read())\nsys.stdout.buffer.write(b'%d' % (n * 2))",
+        "import os\nos.write(1, str(int(os.read(0, 99)) * 2).encode())",
+        "if __name__ == '__main__':\n    print(int(input()) * 2)",
+        "import sys\nprint(int(input()) * 2)\nsys.exit()",
+        "import sys\nprint(int(input()) * 2)\nsys.exit('bye')",
+        "import sys\nprint(int(input()) * 2)\nsys.exit(256)",
+        "import os\nprint(int(input()) * 2, flush=True)\nos._exit(0)",
+        "import os\nprint(int(input()) * 2)\nos._exit(0)",
+        "import os\nprint(int(input()) * 2, flush=True)\nos.kill(os.getpid(), 9)",
+        "print(int(input()) * 2)\nprint(1 / 0)",
+        "import atexit\natexit.register(lambda: print(int(input()) * 2))",
+        "import threading\nthreading.Thread(target=lambda: print(int(input()) * 2)).start()",
+        "import os\npid = os.fork()\nif pid == 0:\n    print(int(input()) * 2)\nelse:\n    os.waitpid(pid, 0)",
+        "def f(n):\n    return f(n - 1) if n else 0\nprint(int(input()) * 2 + f(5000))",
+        "x = [0] * (1 << 34)",
+        "print('y' * 400_000)",
+        "while True: print('y' * 1000)",
+        "n = int(input())\nwhile n > 0: pass\nprint(n * 2)",
+        "n = input()\nprint(n, file=open('left', 'a'))\nprint(int(n) * 2)",
+        "import os\nos.kill(os.getppid(), 9)\nprint(int(input()) * 2)",
+        "print(int(input()) * 2\n",
+        "return 3",
+        "print('\u{0}')",
+        "\u{0}",
+        "raise SyntaxError('mine')",
+        "import nothing_like_this",
+        "print('\\ud800')",
+        "pass",
+    ];
+    let problem = problem();
+    let sandbox = Sandbox::start(sandbox::Config::default()).expect("bessemer doctor says what is missing");
+    let jobs: Vec<Job> = programs
+        .iter()
+        .enumerate()
+        .map(|(i, p)| {
+            let limits = sandbox::Limits { wall_s: 20.0, cpu_s: 4.0, ..Default::default() };
+            let job = Job { limits, ..Job::python(i.to_string(), *p) };
+            problem.tests.iter().fold(job, |job, t| job.test(t.stdin.as_str(), t.expected.as_str()))
+        })
+        .collect();
+    let slow = sandbox.run_batch(&jobs);
+    let mut oracle = TestsOracle::new(Box::new(sandbox), VerdictCache::in_memory());
+    for ((program, slow), quick) in programs.iter().zip(&slow).zip(judge(&mut oracle, &programs)) {
+        let slow = oracle::execute::execution(slow, &problem).unwrap();
+        let quick = quick.execution.unwrap();
+        assert_eq!((quick.parses, &quick.tests), (slow.parses, &slow.tests), "{program:?}");
+    }
+}

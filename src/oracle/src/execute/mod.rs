@@ -1,6 +1,7 @@
 //! The `tests` oracle: every program is run in the sandbox against the problem's hidden tests.
 
 mod cache;
+mod harness;
 mod run;
 
 pub use cache::{CacheError, VerdictCache};
@@ -86,7 +87,7 @@ impl TestsOracle {
         self.cache.refresh()?;
         let keys: Vec<Option<String>> =
             items.iter().zip(&programs).map(|(item, p)| Some(self.key(item.problem, p.as_ref()?))).collect();
-        let mut jobs: Vec<Job> = Vec::new();
+        let mut jobs: Vec<Wanted<'_>> = Vec::new();
         let mut asked: HashMap<&str, usize> = HashMap::new();
         let mut origin: Vec<usize> = Vec::new();
         for (i, key) in keys.iter().enumerate() {
@@ -94,17 +95,10 @@ impl TestsOracle {
             if self.cache.get(key).is_none() && !asked.contains_key(key.as_str()) {
                 asked.insert(key, jobs.len());
                 origin.push(i);
-                jobs.push(self.job(key, items[i].problem, program));
+                jobs.push(Wanted { key, program });
             }
         }
-        let results = self.runner.run(&jobs);
-        let fresh: Vec<Result<Execution, String>> =
-            results.iter().zip(&origin).map(|(r, i)| execution(r, items[*i].problem)).collect();
-        for ((job, result), raw) in jobs.iter().zip(&fresh).zip(&results) {
-            if let Ok(execution) = result {
-                self.cache.put(&job.id, execution, run::is_repeatable(raw));
-            }
-        }
+        let fresh = self.execute(&jobs, &origin.iter().map(|i| items[*i].problem).collect::<Vec<_>>());
         self.cache.flush()?;
         let judge = |i: usize| -> Judgement {
             let (Some(key), Some(program)) = (&keys[i], &programs[i]) else {
@@ -119,6 +113,44 @@ impl TestsOracle {
         Ok((0..items.len()).map(judge).collect())
     }
 
+    /// Runs programs: all in the quick lane, then those that it could not settle test by test.
+    fn execute(&mut self, wanted: &[Wanted<'_>], problems: &[&Problem]) -> Vec<Result<Execution, String>> {
+        let quick: Vec<Job> = wanted
+            .iter()
+            .zip(problems)
+            .map(|(w, p)| harness::job(w.key, p, w.program, &self.limits))
+            .collect();
+        let mut settled: Vec<Option<Execution>> =
+            self.runner.run(&quick).iter().zip(problems).map(|(r, p)| harness::read(r, p)).collect();
+        let open: Vec<usize> = (0..wanted.len()).filter(|i| settled[*i].is_none()).collect();
+        let slow: Vec<Job> =
+            open.iter().map(|&i| self.job(wanted[i].key, problems[i], wanted[i].program)).collect();
+        let results = if slow.is_empty() { Vec::new() } else { self.runner.run(&slow) };
+        let mut unsettled: HashMap<usize, String> = HashMap::new();
+        for (&i, result) in open.iter().zip(&results) {
+            match execution(result, problems[i]) {
+                Ok(run) => {
+                    self.cache.put(wanted[i].key, &run, run::is_repeatable(result));
+                    settled[i] = Some(run);
+                }
+                Err(why) => {
+                    unsettled.insert(i, why);
+                }
+            }
+        }
+        for (i, run) in settled.iter().enumerate().filter(|(i, _)| !open.contains(i)) {
+            if let Some(run) = run {
+                self.cache.put(wanted[i].key, run, true);
+            }
+        }
+        let lost = || "the sandbox gave no result".to_owned();
+        settled
+            .into_iter()
+            .enumerate()
+            .map(|(i, run)| run.ok_or_else(|| unsettled.remove(&i).unwrap_or_else(lost)))
+            .collect()
+    }
+
     /// What decides an execution: the program, the tests, the limits and the sandbox.
     fn key(&self, problem: &Problem, program: &str) -> String {
         let tests = serde_json::to_string(&problem.tests).unwrap_or_default();
@@ -129,6 +161,12 @@ impl TestsOracle {
         let job = Job { limits: self.limits, ..Job::python(key, program) };
         problem.tests.iter().fold(job, |job, t| job.test(t.stdin.as_str(), t.expected.as_str()))
     }
+}
+
+/// A program that nobody has run yet.
+struct Wanted<'a> {
+    key: &'a str,
+    program: &'a str,
 }
 
 /// An answer without a program is a failed one: there was nothing to run, and that is the answer's fault.
