@@ -14,6 +14,8 @@ pub struct Past {
     pub ended_ms: i64,
     /// It was taken out of the queue because a task before it had to be retried: nobody's wish, nobody's fault.
     pub superseded: bool,
+    /// The scheduler never had it (refused): there is nothing to keep a distance from.
+    pub never_accepted: bool,
 }
 
 /// Who wants the retry.
@@ -60,7 +62,8 @@ pub fn decide(policy: &Retry, past: &[Past], now_ms: i64, who: Who) -> Decision 
     let retry = |memory_mb: u64, why: &str| {
         let due_ms = last.ended_ms + i64::try_from(policy.backoff(failures)).unwrap_or(i64::MAX / 4) * 1000;
         // Being preempted or cancelled is nobody's fault: no back-off.
-        let wait = !matches!(class, FailureClass::Preempted | FailureClass::Cancelled);
+        let wait =
+            !matches!(class, FailureClass::Preempted | FailureClass::Cancelled) && !last.never_accepted;
         let delay_s =
             if wait { u64::try_from((due_ms - now_ms).max(0)).unwrap_or(0).div_ceil(1000) } else { 0 };
         Decision::Retry { delay_s, memory_mb, why: why.to_owned() }

@@ -291,7 +291,9 @@ impl World {
             let known: BTreeSet<String> = view
                 .tasks
                 .iter()
-                .filter(|t| !t.state.is_done() && !t.state.needs_help() || t.cancelling)
+                .filter(|t| {
+                    t.state == ledger::TaskState::Hopeless || !t.state.is_done() && !t.state.needs_help()
+                })
                 .filter_map(|t| t.job_id.clone())
                 .collect();
             for id in fake.live() {

@@ -172,7 +172,7 @@ impl Lab {
         assert!(real || ran.len() == TASKS, "{self}: lost: only {} of {TASKS} tasks ran", ran.len());
         assert!(ran.values().all(|n| *n == 1), "{self}: duplicate: {ran:?}");
         for t in &tasks {
-            let dir = self.dir.join("runs/s/tasks").join(t["key"].as_str().unwrap());
+            let dir = self.dir.join("runs/s/tasks").join(t["task"].as_str().unwrap());
             assert!(dir.join("result.json").exists(), "{self}: {t} has no result");
             let records = record::layout::attempts(&dir)
                 .unwrap()
@@ -191,7 +191,7 @@ impl std::fmt::Display for Lab {
 }
 
 fn tasks(status: &Value) -> Vec<Value> {
-    status["tasks"].as_array().unwrap_or_else(|| panic!("no tasks in {status:#}")).clone()
+    status["data"].as_array().unwrap_or_else(|| panic!("no tasks in {status:#}")).clone()
 }
 
 /// What goes wrong in the sweep of this seed.

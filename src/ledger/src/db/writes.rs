@@ -8,6 +8,7 @@ use crate::host::Process;
 use crate::retry::class_name;
 use crate::state::{AttemptState, Hint};
 use crate::submission::SubmissionState;
+use cluster::backend::JobRef;
 use record::Token;
 use rusqlite::{Transaction, params};
 use std::path::PathBuf;
@@ -332,6 +333,17 @@ impl Writer<'_> {
         self.tx
             .prepare_cached("UPDATE attempt SET message = ?2 WHERE id = ?1")?
             .execute(params![attempt, message])?;
+        Ok(())
+    }
+
+    /// The scheduler's id and name of the job behind an attempt.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn set_job(&self, attempt: i64, job: &JobRef) -> rusqlite::Result<()> {
+        self.tx
+            .prepare_cached("UPDATE attempt SET job_id = ?2, cluster = ?3, job_name = ?4 WHERE id = ?1")?
+            .execute(params![attempt, job.id, job.cluster, job.token.as_str()])?;
         Ok(())
     }
 

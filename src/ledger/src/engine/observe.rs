@@ -322,18 +322,23 @@ impl Engine {
 /// Where an attempt went, and why.
 struct Outcome {
     state: AttemptState,
+    /// Its job, where it was learnt only now: the final states do not carry it.
+    job: Option<JobRef>,
     why: String,
     actions: Vec<Action>,
 }
 
 /// All observations of one sight, in the order of their weight: acceptance, row or absence, claim, record.
 fn advance(s: &Sight, ctx: &Context, submission: Option<&SubmissionState>, queue_ok: bool) -> Outcome {
-    let mut out = Outcome { state: s.row.state.clone(), why: String::new(), actions: Vec::new() };
+    let mut out = Outcome { state: s.row.state.clone(), job: None, why: String::new(), actions: Vec::new() };
     let mut take = |obs: &Observation, why: String| {
         let was = out.state.name();
         let (state, actions) = step(out.state.clone(), obs, ctx);
         if state.name() != was {
             out.why = why;
+        }
+        if s.row.job_id.is_none() {
+            out.job = state.job().cloned().or(out.job.take());
         }
         out.state = state;
         out.actions.extend(actions);
@@ -389,6 +394,9 @@ pub(super) fn to_cancel(a: &AttemptRow) -> Option<JobRef> {
 
 fn store_sight(w: &Writer, s: &Sight, outcome: &Outcome, site: &str) -> rusqlite::Result<()> {
     let row = &s.row;
+    if let Some(job) = &outcome.job {
+        w.set_job(row.id, job)?;
+    }
     if outcome.state != row.state {
         w.set_state(row, &outcome.state, &outcome.why)?;
     }

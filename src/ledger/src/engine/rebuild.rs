@@ -147,6 +147,8 @@ impl Engine {
                 )?;
                 if let Some(s) = &f.traces.started {
                     w.set_started(id, &s.host, s.at_ms)?;
+                    let own = JobRef { id: s.job_id.clone(), cluster: None, token: token.clone() };
+                    w.set_job(id, &own)?;
                     // One claim proves the acceptance of its whole submission.
                     let base = crate::submission::base_id(&s.job_id).to_owned();
                     let job = JobRef { id: base, cluster: None, token: token.clone() };

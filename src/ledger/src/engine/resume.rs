@@ -270,6 +270,7 @@ fn past(a: &AttemptRow) -> Past {
         checkpoint_step: a.checkpoint_step,
         ended_ms: a.ended_ms.unwrap_or(a.since_ms),
         superseded: a.superseded || never_ran(a),
+        never_accepted: a.job_id.is_none() && a.started_ms.is_none(),
     }
 }
 
