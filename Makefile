@@ -50,11 +50,12 @@ test-planner: packages ## the tests of everything that needs no libtorch
 bench: packages ## measure against the peers, in one run: docs/BENCHMARKS.md
 	$(CARGO) bench -p bessemer --bench planner
 
-campaign: packages ## kill the planner at random moments, many times, against a fake and a real Slurm
-	BESSEMER_CRASH_KILLS=$(or $(KILLS),200) $(CARGO) test --release -p bessemer --test slurm killed_at_any_moment -- --nocapture
+campaign: packages ## kill the planner at random moments, KILLS times, against a fake and a real Slurm
+	BESSEMER_KILLS=$(or $(KILLS),1000) $(CARGO) test --release -p bessemer-crash -- --nocapture
+	BESSEMER_CRASH_KILLS=$(or $(KILLS),100) $(CARGO) test --release -p bessemer --test slurm killed_at_any_moment -- --nocapture
 
-parity: worker ## compare with transformers, PEFT and TRL (private venv; needs PyPI)
-	scripts/parity.sh
+parity: libtorch ## compare with transformers, PEFT and TRL (private venv; needs PyPI)
+	tests/parity/run.sh
 
 clean: ## remove what was built (not libtorch, not runs)
 	$(CARGO) clean

@@ -31,13 +31,20 @@ pub fn measure() -> String {
         let ran = lab.bessemer(&["submit", "job.yaml", "--site", "site.yaml"]);
         assert_eq!(ran.code, 0);
         let tasks = lab.dir.join("runs").join(&name).join("tasks");
-        let results = || std::fs::read_dir(&tasks).into_iter().flatten().flatten().filter(|t| t.path().join("result.json").exists());
+        let results = || {
+            std::fs::read_dir(&tasks)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter(|t| t.path().join("result.json").exists())
+        };
         wait(|| results().count() >= CHAINS * LENGTH);
         ours.push(begun.elapsed().as_secs_f64());
         // the commands' own time on the longest chain: next to nothing, so the rest is what scheduler and we add
         let walls: Vec<f64> = results()
             .filter_map(|t| {
-                let record: record::AttemptRecord = record::atomic::read_json(&t.path().join("attempt-1/record.json")).ok()??;
+                let record: record::AttemptRecord =
+                    record::atomic::read_json(&t.path().join("attempt-1/record.json")).ok()??;
                 Some(record.usage.wall_s)
             })
             .collect();

@@ -62,6 +62,7 @@ impl Lab {
     }
 
     /// Runs a program to its end; time and memory are the kernel's account of it and its waited-for children.
+    #[expect(clippy::zombie_processes, reason = "wait4 below waits for it, and gives its resources")]
     pub fn run(&self, program: &str, args: &[&str]) -> Ran {
         let out = self.dir.join("stdout");
         let err = self.dir.join("stderr");
@@ -105,7 +106,7 @@ impl Lab {
 
     /// Forgets every job.
     pub fn cancel_all(&self) {
-        self.run("scancel", &["-u", &self.run("id", &["-un"]).out.trim().to_owned()]);
+        self.run("scancel", &["-u", self.run("id", &["-un"]).out.trim()]);
         while !self.run("squeue", &["-h", "-t", "pending,running,completing"]).out.trim().is_empty() {
             std::thread::sleep(Duration::from_millis(100));
         }

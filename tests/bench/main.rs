@@ -49,12 +49,19 @@ fn main() {
 fn header() -> String {
     let read = |p: &str| std::fs::read_to_string(p).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
-    let model = cpu.lines().find_map(|l| l.strip_prefix("model name")?.split(':').nth(1)).unwrap_or("?").trim().to_owned();
+    let model = cpu
+        .lines()
+        .find_map(|l| l.strip_prefix("model name")?.split(':').nth(1))
+        .unwrap_or("?")
+        .trim()
+        .to_owned();
     let load = read("/proc/loadavg").split_whitespace().next().unwrap_or("?").to_owned();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let version = |program: &str, arg: &str| {
         let out = std::process::Command::new(program).arg(arg).output();
-        out.ok().and_then(|o| String::from_utf8_lossy(&o.stdout).lines().next().map(str::to_owned)).unwrap_or_else(|| "absent".into())
+        out.ok()
+            .and_then(|o| String::from_utf8_lossy(&o.stdout).lines().next().map(str::to_owned))
+            .unwrap_or_else(|| "absent".into())
     };
     format!(
         "Machine: {cores} cores ({model}), load average at the start {load}; {}; {}. Medians of {REPEAT} interleaved repetitions \
@@ -79,7 +86,15 @@ fn replace(file: &Path, name: &str, text: &str) {
 fn spread(values: &[f64], unit: &str) -> String {
     let mut v = values.to_vec();
     v.sort_unstable_by(f64::total_cmp);
-    let show = |x: f64| if x >= 100.0 { format!("{x:.0}") } else if x >= 10.0 { format!("{x:.1}") } else { format!("{x:.2}") };
+    let show = |x: f64| {
+        if x >= 100.0 {
+            format!("{x:.0}")
+        } else if x >= 10.0 {
+            format!("{x:.1}")
+        } else {
+            format!("{x:.2}")
+        }
+    };
     format!("{} {unit} [{}, {}]", show(v[v.len() / 2]), show(v[0]), show(v[v.len() - 1]))
 }
 

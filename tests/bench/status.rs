@@ -7,7 +7,10 @@ const JOBS: usize = 10_000;
 
 pub fn measure() -> String {
     let lab = Lab::slurm(&[]);
-    lab.write("site.yaml", "bessemer_site: 1\nname: bench\nscheduler: slurm\nlimits: {max_array: 1000}\nextra: ['--hold']\n");
+    lab.write(
+        "site.yaml",
+        "bessemer_site: 1\nname: bench\nscheduler: slurm\nlimits: {max_array: 1000}\nextra: ['--hold']\n",
+    );
     lab.write("job.yaml", &many("status", JOBS, "['true']"));
     let submit = lab.bessemer(&["submit", "job.yaml", "--site", "site.yaml"]);
     assert_eq!(submit.code, 0);

@@ -37,5 +37,9 @@ fn a_controller_that_hangs_during_submit_gets_no_job_twice() {
     let marks = lab.marks();
     assert_eq!(marks.len(), 4, "{marks:#?}");
     let names = lab.job_names();
-    assert_eq!(names.len(), names.iter().collect::<BTreeSet<_>>().len(), "a job was handed in twice: {names:#?}");
+    assert_eq!(
+        names.len(),
+        names.iter().collect::<BTreeSet<_>>().len(),
+        "a job was handed in twice: {names:#?}"
+    );
 }

@@ -42,7 +42,10 @@ fn a_planner_killed_at_any_moment_leaves_no_duplicate_no_orphan_and_loses_nothin
 
     let name = |sweep: usize| format!("crash{sweep}");
     let write = |sweep: usize| {
-        lab.job(&sweeps::many(&lab, TASKS, &format!(": {sweep}; sleep 0.2")).replace("name: many", &format!("name: {}", name(sweep))));
+        lab.job(
+            &sweeps::many(&lab, TASKS, &format!(": {sweep}; sleep 0.2"))
+                .replace("name: many", &format!("name: {}", name(sweep))),
+        );
     };
     write(0);
     let submit = ["submit", "job.yaml", "--site", "site.yaml"];
@@ -102,7 +105,9 @@ fn a_planner_killed_at_any_moment_leaves_no_duplicate_no_orphan_and_loses_nothin
         for task in std::fs::read_dir(dir).unwrap() {
             let task = task.unwrap().path();
             for attempt in record::layout::attempts(&task).unwrap() {
-                let spec = record::TaskSpec::read(&record::layout::attempt_dir(&task, attempt).join("task.json")).unwrap();
+                let spec =
+                    record::TaskSpec::read(&record::layout::attempt_dir(&task, attempt).join("task.json"))
+                        .unwrap();
                 tokens.insert(spec.token.to_string());
             }
         }

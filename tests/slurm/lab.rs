@@ -95,7 +95,8 @@ impl Lab {
 
     /// Handles a daemon of the cluster: `stop`, `freeze`, ...
     pub fn ctl(&self, verb: &str, daemon: &str) {
-        let done = Command::new(format!("{CLUSTER}/ctl")).arg(&self.cluster).args([verb, daemon]).output().unwrap();
+        let done =
+            Command::new(format!("{CLUSTER}/ctl")).arg(&self.cluster).args([verb, daemon]).output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
@@ -240,7 +241,10 @@ impl Status {
     /// The task whose title starts with this.
     #[track_caller]
     pub fn task(&self, start: &str) -> &Value {
-        self.tasks().iter().find(|t| title(t).starts_with(start)).unwrap_or_else(|| panic!("no {start}: {self:#?}"))
+        self.tasks()
+            .iter()
+            .find(|t| title(t).starts_with(start))
+            .unwrap_or_else(|| panic!("no {start}: {self:#?}"))
     }
 
     pub fn state(&self, start: &str) -> &str {

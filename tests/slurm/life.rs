@@ -1,6 +1,6 @@
 //! From submit to report.
 
-use super::lab::{Lab, slurm_is_here};
+use super::lab::{Lab, slurm_is_here, wait_for};
 use super::sweeps;
 use serde_json::Value;
 
@@ -26,11 +26,18 @@ fn the_quickstarts_shape_goes_from_submit_to_report() {
     assert_eq!(rows.len(), 8);
     for row in rows {
         assert_eq!((row["phase"].as_str(), row["metric"].as_str()), (Some("eval"), Some("pass")));
-        assert_eq!((row["value"].as_f64(), row["n"].as_u64(), row["unscored"].as_u64()), (Some(0.5), Some(10), Some(1)));
+        assert_eq!(
+            (row["value"].as_f64(), row["n"].as_u64(), row["unscored"].as_u64()),
+            (Some(0.5), Some(10), Some(1))
+        );
     }
-    let last = rows.iter().find(|r| r["variant"] == "continued" && r["seed"] == 2).expect("eval of continued, seed 2");
+    let last = rows
+        .iter()
+        .find(|r| r["variant"] == "continued" && r["seed"] == 2)
+        .expect("eval of continued, seed 2");
     let key = last["task"].as_str().unwrap();
-    let trace = std::fs::read_to_string(lab.dir.join(format!("runs/shape/tasks/{key}/attempt-1/out/trace"))).unwrap();
+    let trace =
+        std::fs::read_to_string(lab.dir.join(format!("runs/shape/tasks/{key}/attempt-1/out/trace"))).unwrap();
     for step in ["corpus  ", "base  ", "sample  ", "sft  ", "rl binary 2", "rl continued 2", "eval rl "] {
         assert!(trace.lines().any(|l| l == step), "{step:?} is not in\n{trace}");
     }
@@ -83,7 +90,7 @@ fn cancel_stops_what_runs_and_what_waits_and_resume_starts_it_again() {
     let flag = lab.dir.join("go");
     lab.job(&sweeps::chain(&lab, &format!("while [ ! -e {} ]; do sleep 0.2; done", flag.display()), ""));
     lab.submit().code(0);
-    lab.until("a runs", |s| s.state("a") == "running");
+    wait_for("a is at work", || lab.marks().len() == 1);
     lab.run(&["cancel", "chain"]).code(0);
     lab.until("all are cancelled", |s| s.all_in(&["cancelled", "planned", "blocked"]));
     let live = lab.slurm("squeue", &["-h", "-t", "pending,running,suspended"]);

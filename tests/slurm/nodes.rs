@@ -17,7 +17,10 @@ fn what_depends_on_a_failure_never_starts_and_resume_runs_each_of_it_once() {
     assert_eq!(status.task("a")["class"], "user-error", "{status:#?}");
     assert_eq!(lab.marks(), ["a"]);
     let unmended = lab.run(&["resume"]);
-    assert!(unmended.code != 0 || lab.marks().len() <= 2, "a user error is not retried by itself: {unmended}");
+    assert!(
+        unmended.code != 0 || lab.marks().len() <= 2,
+        "a user error is not retried by itself: {unmended}"
+    );
     let before = lab.marks().len();
 
     std::fs::write(&flag, "").unwrap();
@@ -83,12 +86,12 @@ fn a_preempted_task_goes_on_from_where_it_was() {
     lab.submit().code(0);
     lab.until("a runs", |s| s.state("a") == "running");
     wait_for("a has started to count", || lab.marks().len() == 1);
-    let urgent = lab.slurm("sbatch", &["--parsable", "-p", "batch", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 600"]);
-    let status = lab.until("a is preempted", |s| !["running", "queued"].contains(&s.state("a")));
-    assert!(
-        ["checkpointed", "failed", "finished-unconfirmed"].contains(&status.state("a")),
-        "{status:#?}"
+    let urgent = lab.slurm(
+        "sbatch",
+        &["--parsable", "-p", "batch", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 600"],
     );
+    let status = lab.until("a is preempted", |s| !["running", "queued"].contains(&s.state("a")));
+    assert!(["checkpointed", "failed", "finished-unconfirmed"].contains(&status.state("a")), "{status:#?}");
     lab.slurm("scancel", &[&urgent]);
     let status = lab.resume_until_done();
     assert_eq!(status.task("a")["attempt"], 2);
