@@ -28,3 +28,6 @@ pub fn open(site: &Site, runner: Arc<dyn Runner>) -> Box<dyn Backend> {
         Scheduler::Local => Box::new(local::Local::new(site)),
     }
 }
+
+#[cfg(test)]
+mod tests;
