@@ -50,9 +50,6 @@ fn against_live(site: &Site, r: &Resources, live: &Live, wrong: &mut Vec<String>
         return;
     };
     let name = &p.name;
-    if !p.up {
-        wrong.push(format!("partition `{name}` is not up: jobs wait until an administrator opens it"));
-    }
     if let Some(max) = p.max_time_s.filter(|max| r.walltime_s > *max) {
         wrong.push(format!(
             "it asks for {} of walltime, partition `{name}` allows {}: shorten it (the task continues from its \

@@ -243,6 +243,18 @@ fn until(mut done: impl FnMut() -> bool) {
 }
 
 #[test]
+fn the_gpus_that_torque_gave_are_the_only_ones_visible() {
+    let rig = Rig::new("echo \"gpus=${CUDA_VISIBLE_DEVICES-unset}\"\n");
+    let text = script(&site("scheduler: pbs\nflavor: torque\n"), &rig.input(&rig.attempt("a"))).unwrap();
+    let file = rig.dir.path().join("gpufile");
+    std::fs::write(&file, "node-gpu7-gpu1\nnode-gpu7-gpu3\n").unwrap();
+    assert!(rig.bash(&text, &[("PBS_GPUFILE", file.to_str().unwrap())]).status.success());
+    assert!(rig.bash(&text, &[]).status.success());
+    let log = std::fs::read_to_string(rig.dir.path().join("a/log.txt")).unwrap();
+    assert!(log.contains("gpus=1,3\n") && log.contains("gpus=unset\n"), "{log}");
+}
+
+#[test]
 fn an_array_element_finds_its_attempt_by_its_index() {
     let rig = Rig::new("echo \"$BESSEMER_JOB_ID: $*\"\n");
     let dirs: Vec<PathBuf> = ["a", "b 'quoted'", "c"].iter().map(|n| rig.attempt(n)).collect();

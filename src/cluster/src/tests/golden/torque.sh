@@ -10,6 +10,11 @@
 # quickstart: rl variant=binary seed=1, attempt 1
 job=${PBS_JOBID:-}
 restart=0
+# Torque names the job's GPUs in a file (node-gpu0) and leaves the choice to the job.
+if [ -z "${CUDA_VISIBLE_DEVICES:-}" ] && [ -s "${PBS_GPUFILE:-}" ]; then
+    gpus=$(sed -n 's/.*-gpu\([0-9][0-9]*\)$/\1/p' "$PBS_GPUFILE" | paste -sd, -)
+    if [ -n "$gpus" ]; then export CUDA_VISIBLE_DEVICES="$gpus"; fi
+fi
 set -euo pipefail
 # Exit codes: 77 = this attempt could not be set up. The rest is the supervisor's (see `bessemer help exit-codes`).
 fail() { printf 'bessemer: %s\n' "$1" >&2; exit 77; }
