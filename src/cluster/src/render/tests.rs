@@ -143,7 +143,12 @@ impl Rig {
     fn bash(&self, text: &str, env: &[(&str, &str)]) -> Output {
         let file = self.dir.path().join("job.sh");
         std::fs::write(&file, text).unwrap();
-        Command::new("bash").arg(&file).envs(env.iter().copied()).output().unwrap()
+        Command::new("bash")
+            .env_remove("CUDA_VISIBLE_DEVICES")
+            .arg(&file)
+            .envs(env.iter().copied())
+            .output()
+            .unwrap()
     }
 }
 
