@@ -177,3 +177,110 @@ pub fn class_name(class: FailureClass) -> &'static str {
 pub fn class_from(name: &str) -> FailureClass {
     serde_json::from_value(serde_json::Value::String(name.to_owned())).unwrap_or(FailureClass::Error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn past(state: AttemptState) -> Past {
+        Past {
+            state,
+            memory_mb: 1000,
+            checkpoint_step: None,
+            ended_ms: 1_000_000,
+            superseded: false,
+            never_accepted: false,
+        }
+    }
+
+    fn failed(class: FailureClass) -> Past {
+        past(AttemptState::Failed { class })
+    }
+
+    fn retried(d: &Decision) -> bool {
+        matches!(d, Decision::Retry { .. })
+    }
+
+    #[test]
+    fn each_class_has_its_own_budget_and_a_person_may_go_beyond_it() {
+        let policy = Retry::default();
+        let twice = [failed(FailureClass::Error), failed(FailureClass::Error)];
+        assert!(retried(&decide(&policy, &twice[..1], 0, Who::Automatic)));
+        assert!(!retried(&decide(&policy, &twice, 0, Who::Automatic)), "retry.error is 2");
+        assert!(retried(&decide(&policy, &twice, 0, Who::Person)));
+        let mixed =
+            [failed(FailureClass::NodeUnfit), failed(FailureClass::NodeUnfit), failed(FailureClass::Error)];
+        assert!(retried(&decide(&policy, &mixed, 0, Who::Automatic)), "one error only");
+        let preempted = vec![failed(FailureClass::Preempted); 50];
+        assert!(retried(&decide(&policy, &preempted, 0, Who::Automatic)), "free of charge");
+    }
+
+    #[test]
+    fn the_wait_doubles_counts_from_the_end_and_spares_those_who_are_not_to_blame() {
+        let policy = Retry { backoff_s: 30, ..Retry::default() };
+        let delay = |p: &[Past], now_ms: i64| match decide(&policy, p, now_ms, Who::Person) {
+            Decision::Retry { delay_s, .. } => delay_s,
+            stop => panic!("{stop:?}"),
+        };
+        let error = || failed(FailureClass::Error);
+        assert_eq!(delay(&[error()], 1_000_000), 30);
+        assert_eq!(delay(&[error()], 1_010_500), 20, "19.5 s are left");
+        assert_eq!(delay(&[error()], 2_000_000), 0);
+        assert_eq!(delay(&[error(), error()], 1_000_000), 60);
+        assert_eq!(delay(&[failed(FailureClass::Preempted)], 1_000_000), 0);
+        let refused = Past { never_accepted: true, ..failed(FailureClass::Setup) };
+        assert_eq!(delay(&[refused], 1_000_000), 0);
+    }
+
+    #[test]
+    fn memory_grows_to_its_cap_and_then_a_sentence_names_the_key() {
+        let policy = Retry { oom_cap_mb: 1200, ..Retry::default() };
+        let d = decide(&policy, &[failed(FailureClass::OutOfMemory)], 0, Who::Automatic);
+        assert!(matches!(d, Decision::Retry { memory_mb: 1200, .. }), "{d:?}");
+        let full = Past { memory_mb: 1200, ..failed(FailureClass::OutOfMemory) };
+        let Decision::Stop { why } = decide(&policy, &[full], 0, Who::Person) else { panic!() };
+        assert!(why.contains("retry.oom_cap_mb"), "{why}");
+    }
+
+    #[test]
+    fn progress_is_counted_not_attempts() {
+        let policy = Retry { timeout: 2, ..Retry::default() };
+        let stop_at = |steps: &[Option<u64>]| {
+            let p: Vec<Past> =
+                steps.iter().map(|s| Past { checkpoint_step: *s, ..failed(FailureClass::Timeout) }).collect();
+            !retried(&decide(&policy, &p, 2_000_000, Who::Automatic))
+        };
+        assert!(!stop_at(&(1..40).map(Some).collect::<Vec<_>>()));
+        assert!(!stop_at(&[Some(5), Some(5)]), "stalled once");
+        assert!(stop_at(&[Some(5), Some(5), Some(5)]));
+        assert!(!stop_at(&[Some(5), Some(5), Some(6), Some(6)]), "it moved in between");
+        assert!(stop_at(&[None, None]), "never a checkpoint");
+    }
+
+    #[test]
+    fn what_a_person_must_look_at_is_never_retried_automatically() {
+        let policy = Retry { error: 10, ..Retry::default() };
+        for p in
+            [past(AttemptState::Lost), past(AttemptState::Cancelled), failed(FailureClass::UpstreamMissing)]
+        {
+            assert!(!retried(&decide(&policy, std::slice::from_ref(&p), 0, Who::Automatic)), "{p:?}");
+            assert!(retried(&decide(&policy, std::slice::from_ref(&p), 0, Who::Person)), "{p:?}");
+        }
+        let wrong = [failed(FailureClass::UserError)];
+        assert!(!retried(&decide(&policy, &wrong, 0, Who::Person)));
+        assert!(retried(&decide(&policy, &wrong, 0, Who::Force)));
+        let displaced = Past { superseded: true, ..past(AttemptState::Cancelled) };
+        assert!(retried(&decide(&policy, &[displaced], 0, Who::Automatic)), "its upstream was retried");
+    }
+
+    #[test]
+    fn class_names_are_the_records() {
+        for class in
+            [FailureClass::UserError, FailureClass::OutOfMemory, FailureClass::TryAgain, FailureClass::Lost]
+        {
+            assert_eq!(serde_json::to_value(class).unwrap(), class_name(class));
+            assert_eq!(class_from(class_name(class)), class);
+        }
+        assert_eq!(class_from("of-the-future"), FailureClass::Error);
+    }
+}

@@ -333,3 +333,6 @@ fn suspect<'a>(nodes: impl Iterator<Item = &'a str>) -> Vec<Action> {
         .map(|n| Action::SuspectNode(n.to_owned()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -151,3 +151,139 @@ fn numeric(id: &str) -> u64 {
     let digits: String = id.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cluster::backend::JobState;
+    use record::{ContentKey, Token};
+
+    fn token() -> Token {
+        Token("bx-aaaaaaaaaaaa".into())
+    }
+
+    fn seen(id: &str) -> Seen {
+        Seen {
+            job: JobRef { id: id.into(), cluster: Some("c".into()), token: token() },
+            state: JobState::Waiting,
+            raw: String::new(),
+            exit: None,
+            nodes: vec![],
+            start_s: None,
+            source: "squeue",
+        }
+    }
+
+    fn claim(job_id: &str) -> StartRecord {
+        StartRecord {
+            format: 1,
+            token: token(),
+            key: ContentKey("k".into()),
+            attempt: 1,
+            job_id: job_id.into(),
+            restart: 0,
+            host: "n".into(),
+            pid: 1,
+            pid_start: 1,
+            boot_id: String::new(),
+            at_ms: 0,
+            gpus: vec![],
+        }
+    }
+
+    fn open() -> SubmissionState {
+        SubmissionState::Open { since_ms: 0, absent_since_ms: None }
+    }
+
+    fn look(now_ms: i64) -> Evidence<'static> {
+        Evidence {
+            now_ms,
+            queue_ok: true,
+            submitter_gone: true,
+            uncertain_grace_ms: 180_000,
+            settle_ms: 5_000,
+            ..Evidence::default()
+        }
+    }
+
+    #[test]
+    fn absence_is_believed_after_two_looks_without_a_submitter_or_after_the_grace() {
+        let (first, _) = on_look(open(), &look(1_000), &token());
+        assert_eq!(first, SubmissionState::Open { since_ms: 0, absent_since_ms: Some(1_000) });
+        assert_eq!(on_look(first.clone(), &look(5_999), &token()).0, first, "not settled yet");
+        assert_eq!(on_look(first.clone(), &look(6_000), &token()).0, SubmissionState::Void);
+
+        let alive = Evidence { submitter_gone: false, ..look(100_000) };
+        assert_eq!(
+            on_look(first.clone(), &alive, &token()).0,
+            open(),
+            "it may still hand the job in: start over"
+        );
+        let elsewhere = Evidence { submitter_gone: false, ..look(180_000) };
+        assert_eq!(on_look(open(), &elsewhere, &token()).0, SubmissionState::Void);
+    }
+
+    #[test]
+    fn a_queue_that_cannot_be_read_proves_nothing_however_old_the_intent_is() {
+        let blind = Evidence { queue_ok: false, ..look(i64::MAX / 2) };
+        assert_eq!(on_look(open(), &blind, &token()), (open(), vec![]));
+    }
+
+    #[test]
+    fn one_hit_is_adopted_and_of_several_the_claimed_or_the_oldest_stays() {
+        let rows = [seen("9")];
+        let (s, cleanup) = on_look(open(), &Evidence { seen: &rows, ..look(1) }, &token());
+        assert!(
+            matches!(&s, SubmissionState::Accepted { job } if job.id == "9" && job.cluster.as_deref() == Some("c"))
+        );
+        assert!(cleanup.is_empty());
+
+        let rows = [seen("101"), seen("99")];
+        let (s, cleanup) = on_look(open(), &Evidence { seen: &rows, ..look(1) }, &token());
+        assert!(
+            matches!(&s, SubmissionState::Accepted { job } if job.id == "99"),
+            "the oldest, by number: {s:?}"
+        );
+        assert!(matches!(&cleanup[1], Cleanup::CancelDuplicate(job) if job.id == "101"), "{cleanup:?}");
+
+        let claimed = claim("101");
+        let both = Evidence { seen: &rows, started: vec![&claimed], ..look(1) };
+        let (s, cleanup) = on_look(open(), &both, &token());
+        assert!(
+            matches!(&s, SubmissionState::Accepted { job } if job.id == "101"),
+            "it works already: {s:?}"
+        );
+        assert!(matches!(&cleanup[1], Cleanup::CancelDuplicate(job) if job.id == "99"));
+    }
+
+    #[test]
+    fn elements_of_one_array_are_one_job() {
+        let rows = [seen("7_0"), seen("7_1"), seen("7_2")];
+        let claimed = claim("7_1");
+        let all = Evidence { seen: &rows, started: vec![&claimed], ..look(1) };
+        let (s, cleanup) = on_look(open(), &all, &token());
+        assert!(
+            matches!(&s, SubmissionState::Accepted { job } if job.id == "7") && cleanup.is_empty(),
+            "{s:?}"
+        );
+    }
+
+    #[test]
+    fn only_slurm_arrays_have_a_base() {
+        assert_eq!(base_id("4711_3"), "4711");
+        for id in ["4711", "12.my_server", "123-456", "", "_1", "1_"] {
+            assert_eq!(base_id(id), id);
+        }
+    }
+
+    #[test]
+    fn an_uncertain_answer_leaves_the_question_open_and_a_no_closes_it() {
+        assert_eq!(on_reply(open(), &Submitted::Uncertain("?".into())), open());
+        assert_eq!(on_reply(open(), &Submitted::Limit("full".into())), SubmissionState::Void);
+        assert_eq!(on_reply(open(), &Submitted::Unavailable("away".into())), SubmissionState::Void);
+        assert_eq!(on_reply(open(), &Submitted::Refused("no".into())), SubmissionState::Refused);
+        let job = JobRef { id: "1".into(), cluster: None, token: token() };
+        let accepted = on_reply(open(), &Submitted::Accepted(job));
+        assert_eq!(on_reply(accepted.clone(), &Submitted::Refused("no".into())), accepted, "answered once");
+    }
+}

@@ -177,3 +177,6 @@ fn wrap(e: rusqlite::Error, path: &Path, file_system: &FileSystem) -> Error {
         None => Error::Sqlite { path: path.to_owned(), source: e },
     }
 }
+
+#[cfg(test)]
+mod tests;
