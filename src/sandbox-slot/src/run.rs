@@ -20,11 +20,13 @@ pub struct Slot {
     pub processes_scoped: bool,
     /// What is in `/prog`.
     pub program: u64,
+    /// The supervisor's socket, to hear that a run is to be stopped.
+    pub socket: RawFd,
 }
 
 impl Slot {
     /// Does one run from beginning to end. Everything that goes wrong is in the report.
-    pub fn run(&mut self, run: &Run, fds: &[OwnedFd], spawner: &mut dyn Spawner) -> Report {
+    pub fn run(&mut self, run: &Run, fds: &mut Vec<OwnedFd>, spawner: &mut dyn Spawner) -> Report {
         let mut report = Report {
             end: End::Failed(String::new()),
             wall_us: 0,
@@ -34,8 +36,9 @@ impl Slot {
             retire: false,
             fetched: Vec::new(),
         };
-        if fds.len() < 3 {
-            report.end = End::Failed("a run without its three descriptors".into());
+        let given = 3 + usize::from(run.channel);
+        if fds.len() < given {
+            report.end = End::Failed("a run without its descriptors".into());
             return report;
         }
         let baseline = match self.prepare(run) {
@@ -47,16 +50,21 @@ impl Slot {
                 return report;
             }
         };
-        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let raw: Vec<RawFd> = fds.iter().take(given).map(AsRawFd::as_raw_fd).collect();
         let table = limits::table(&run.limits, self.processes_scoped);
         let started = Instant::now();
-        match spawner.spawn(run, &raw, &table) {
+        let spawned = spawner.spawn(run, &raw, &table);
+        if run.channel {
+            drop(fds.remove(3)); // only the program may hold it, so that its end is seen
+        }
+        match spawned {
             Ok(pid) => {
                 let watch = Watch {
                     proc: self.proc.as_ref(),
                     outputs: &fds[1..3],
                     scratch: (&self.writable[0], baseline.1),
                     count_processes: !self.processes_scoped,
+                    socket: self.socket,
                 };
                 let seen = wait::run(pid, started, &run.limits, &watch);
                 report.end = seen.end;

@@ -3,7 +3,7 @@
 use crate::root::Built;
 use crate::run::Slot;
 use crate::spawn::{ExecSpawner, Spawner};
-use crate::wire::{Hello, Report, Run, Setup};
+use crate::wire::{Hello, Report, Run, STOP, Setup};
 use crate::{Context, Result, SlotError, filter, net, privilege, wait};
 use std::os::fd::RawFd;
 
@@ -24,7 +24,7 @@ pub fn process_one(setup: &Setup, socket: RawFd, built: Built, net_namespace: bo
         interpreter: String::new(),
     };
     let slot =
-        Slot { writable: built.writable, prog: built.prog, proc: built.proc, processes_scoped, program: 0 };
+        Slot { writable: built.writable, prog: built.prog, proc: built.proc, processes_scoped, program: 0, socket };
     if !setup.zygote_argv.is_empty() {
         return Err(SlotError("this build has no warm interpreter".into()));
     }
@@ -43,9 +43,12 @@ pub fn serve(socket: RawFd, mut slot: Slot, hello: &Hello, spawner: &mut dyn Spa
     wait::block_sigchld();
     net::send(socket, &hello.encode(), &[]).context(|| "hello".into())?;
     let mut buf = Vec::new();
-    while let Some((body, fds)) = net::receive(socket, &mut buf).context(|| "receiving a run".into())? {
+    while let Some((body, mut fds)) = net::receive(socket, &mut buf).context(|| "receiving a run".into())? {
+        if body == STOP {
+            continue; // for a run that was over by then
+        }
         let run = Run::decode(&body).context(|| "run".into())?;
-        let report: Report = slot.run(&run, &fds, spawner);
+        let report: Report = slot.run(&run, &mut fds, spawner);
         net::answer(socket, &report.encode(), fds.get(3)).context(|| "reporting".into())?;
     }
     Ok(())

@@ -10,7 +10,7 @@ use std::ptr;
 
 /// Makes the main process of a run. The Python lane forks instead of exec'ing, so this is a trait.
 pub trait Spawner {
-    /// Starts the main process with these descriptors as 0, 1 and 2 (`fds[3]`, when there, is the result channel).
+    /// Starts the main process with these descriptors as 0, 1, 2 and, when there is one more, 3.
     ///
     /// # Errors
     /// It could not be started: the sandbox's failure.
@@ -25,8 +25,9 @@ pub fn prepare_child(fds: &[RawFd], limits: &[Rlimit]) -> std::result::Result<()
     // SAFETY: plain system calls with plain numbers and static strings; the set lives on our stack.
     unsafe {
         libc::setsid();
-        for (target, fd) in (0..).zip(fds.iter().take(3)) {
-            if libc::dup2(*fd, target) < 0 {
+        for (target, fd) in (0..).zip(fds) {
+            // dup2 onto itself would leave close-on-exec set.
+            if libc::dup2(*fd, target) < 0 || (*fd == target && libc::fcntl(target, libc::F_SETFD, 0) != 0) {
                 return Err(Errno::last_raw());
             }
         }

@@ -3,7 +3,7 @@
 use crate::observe;
 use crate::wire::{End, RunLimits};
 use nix::errno::Errno;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 /// First look at a run's memory and output, and the time between looks: short runs are never looked at.
@@ -19,6 +19,8 @@ pub struct Watch<'a> {
     pub scratch: (&'a OwnedFd, u64),
     /// `RLIMIT_NPROC` does not hold, so processes are counted at each look.
     pub count_processes: bool,
+    /// Anything that arrives here during a run means "stop".
+    pub socket: RawFd,
 }
 
 /// What was seen of a run.
@@ -190,7 +192,17 @@ fn over_output(limits: &RunLimits, outputs: &[OwnedFd]) -> bool {
     outputs.iter().any(|o| size(o.as_fd()) > limits.output)
 }
 
+/// Whether the supervisor has said something, or is gone. The word itself is read after the report.
+fn told_to_stop(socket: RawFd) -> bool {
+    let mut poll = libc::pollfd { fd: socket, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd on our stack; returns at once.
+    unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
+}
+
 fn look(limits: &RunLimits, watch: &Watch<'_>, reaper: &Reaper, peak_kb: &mut u64) -> Option<End> {
+    if told_to_stop(watch.socket) {
+        return Some(End::Wall);
+    }
     if over_output(limits, watch.outputs) {
         return Some(End::Output);
     }

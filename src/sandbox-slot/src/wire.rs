@@ -386,13 +386,18 @@ pub enum How {
     },
 }
 
-/// One run. Descriptors with it: stdin, stdout, stderr, result.
+/// Instead of a [`Run`]: end the one that is going on. Between runs it means nothing.
+pub const STOP: &[u8] = &[0xff];
+
+/// One run. Descriptors with it: stdin, stdout, stderr, the channel if there is one, a memfd for a large report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
     /// How to start it.
     pub how: How,
     /// Limits.
     pub limits: RunLimits,
+    /// The program gets the fourth descriptor as its own number 3.
+    pub channel: bool,
     /// Names the content of `/prog`; 0 = empty. When it is not what is there, `program_files` replace it.
     pub program: u64,
     /// The program's own files, read-only for it, in `/prog`.
@@ -406,9 +411,9 @@ pub struct Run {
 }
 
 impl Run {
-    /// As a packet body.
+    /// As a packet body; without the program's files when the slot has them already.
     #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self, with_program: bool) -> Vec<u8> {
         let mut e = Encoder::default();
         match &self.how {
             How::Exec { argv, env } => {
@@ -426,8 +431,10 @@ impl Run {
         for v in self.limits.fields() {
             e.u64(v);
         }
+        e.u8(u8::from(self.channel));
         e.u64(self.program);
-        e.list(&self.program_files, |e, f| f.encode(e));
+        let program_files = if with_program { self.program_files.as_slice() } else { &[] };
+        e.list(program_files, |e, f| f.encode(e));
         e.list(&self.work_files, |e, f| f.encode(e));
         e.list(&self.fetch, |e, f| e.bytes(f.as_bytes()));
         e.u64(self.fetch_max);
@@ -462,6 +469,7 @@ impl Run {
         let out = Self {
             how,
             limits,
+            channel: d.bool()?,
             program: d.u64()?,
             program_files: d.list(PlacedFile::decode)?,
             work_files: d.list(PlacedFile::decode)?,

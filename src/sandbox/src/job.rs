@@ -3,6 +3,7 @@
 use crate::bytes::Bytes;
 use crate::compare::Comparator;
 use crate::config::Tier;
+use crate::value::Value;
 use serde::{Deserialize, Serialize};
 
 /// One program with everything to try on it.
@@ -38,6 +39,24 @@ pub enum Mode {
         /// The tests, in order.
         tests: Vec<StdioTest>,
     },
+    /// Calls a function of it with values and compares the values that come back (Python only).
+    Function {
+        /// Name of the function.
+        entry: String,
+        /// The calls, in order.
+        tests: Vec<Call>,
+    },
+    /// Runs tests for it in the manner of pytest, in a process of their own: `test_*` functions, `Test*` classes,
+    /// `unittest` cases. The program's names are there, and reach it by value (Python only).
+    Pytest {
+        /// Source of the tests.
+        test_code: Bytes,
+    },
+    /// As `Pytest`, where the whole text is one test, which passes when its end is reached (Python only).
+    Script {
+        /// Source of the test.
+        test_code: Bytes,
+    },
     /// Only compiles it: does the text parse and compile? One test comes back.
     Parse,
 }
@@ -49,6 +68,15 @@ pub struct StdioTest {
     pub stdin: Bytes,
     /// What it must print; `None`: nothing is compared, exit status 0 passes.
     pub expected: Option<Bytes>,
+}
+
+/// Arguments of a call and what must come back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    /// Positional arguments.
+    pub args: Vec<Value>,
+    /// The value it must return; see [`Value::matches`].
+    pub expected: Value,
 }
 
 /// A file of the job.
@@ -132,9 +160,13 @@ pub enum Verdict {
 /// What came of one test.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TestResult {
+    /// Name of the test, where tests have names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// The judgement.
     pub verdict: Verdict,
-    /// Why, when the verdict is `unscored`.
+    /// Why: always when the verdict is `unscored`; in the modes that call the program, also the exception or the
+    /// difference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Whether stdout is the expected output, whatever the exit status; `None` when nothing was expected or the
@@ -271,6 +303,27 @@ impl Job {
         Self { mode: Mode::Parse, ..Self::python(id, code) }
     }
 
+    /// A Python function called with values; add calls with [`Job::call`].
+    #[must_use]
+    pub fn function(id: impl Into<String>, code: impl Into<Bytes>, entry: impl Into<String>) -> Self {
+        Self { mode: Mode::Function { entry: entry.into(), tests: Vec::new() }, ..Self::python(id, code) }
+    }
+
+    /// A Python program and tests for it in the manner of pytest.
+    #[must_use]
+    pub fn pytest(id: impl Into<String>, code: impl Into<Bytes>, test_code: impl Into<Bytes>) -> Self {
+        Self { mode: Mode::Pytest { test_code: test_code.into() }, ..Self::python(id, code) }
+    }
+
+    /// Adds a call with the value that it must return. Jobs of another mode are left as they are.
+    #[must_use]
+    pub fn call(mut self, args: Vec<Value>, expected: impl Into<Value>) -> Self {
+        if let Mode::Function { tests, .. } = &mut self.mode {
+            tests.push(Call { args, expected: expected.into() });
+        }
+        self
+    }
+
     /// Adds a test with an expected output.
     #[must_use]
     pub fn test(self, stdin: impl Into<Bytes>, expected: impl Into<Bytes>) -> Self {
@@ -286,17 +339,24 @@ impl Job {
     fn with(mut self, test: StdioTest) -> Self {
         match &mut self.mode {
             Mode::Stdio { tests } => tests.push(test),
-            other @ Mode::Parse => *other = Mode::Stdio { tests: vec![test] },
+            other => *other = Mode::Stdio { tests: vec![test] },
         }
         self
     }
 
-    /// Number of tests.
+    /// It runs a second process that holds the tests.
+    pub(crate) fn needs_tester(&self) -> bool {
+        matches!(self.mode, Mode::Pytest { .. } | Mode::Script { .. })
+    }
+
+    /// Number of tests, as far as it can be known before the run.
     #[must_use]
     pub fn total(&self) -> usize {
         match &self.mode {
             Mode::Stdio { tests } => tests.len(),
-            Mode::Parse => 1,
+            Mode::Function { tests, .. } => tests.len(),
+            Mode::Pytest { .. } => 0, // known when they have been collected
+            Mode::Parse | Mode::Script { .. } => 1,
         }
     }
 }

@@ -21,17 +21,17 @@ const COMPILER: Limits = Limits {
     processes: 64,
 };
 /// The most that all fetched files of a job may have together.
-const FETCH_MAX: u64 = 64 << 20;
+pub(crate) const FETCH_MAX: u64 = 64 << 20;
 /// More than this many seconds is "no limit" to nobody: 12 days.
 const LONGEST_S: f64 = 1e6;
 
 /// A number for each program that is put into `/prog` of a slot.
-fn next_program() -> u64 {
+pub(crate) fn next_program() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
     LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-fn micros(seconds: f64) -> u64 {
+pub(crate) fn micros(seconds: f64) -> u64 {
     let seconds = if seconds.is_nan() { 0.0 } else { seconds.clamp(0.0, LONGEST_S) };
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..1e12")]
     {
@@ -39,7 +39,7 @@ fn micros(seconds: f64) -> u64 {
     }
 }
 
-fn run_limits(l: &Limits, language: &Language, profile: Profile) -> RunLimits {
+pub(crate) fn run_limits(l: &Limits, language: &Language, profile: Profile) -> RunLimits {
     let mib = |n: u64| n.saturating_mul(1 << 20);
     let processes = match profile {
         Profile::Multi => l.processes.max(1),
@@ -57,7 +57,7 @@ fn run_limits(l: &Limits, language: &Language, profile: Profile) -> RunLimits {
     }
 }
 
-fn exec(argv: &[String], toolchain: &Toolchain, more_env: &[&str]) -> How {
+pub(crate) fn exec(argv: &[String], toolchain: &Toolchain, more_env: &[&str]) -> How {
     let env = lang::BASE_ENV.iter().copied().chain(more_env.iter().copied()).map(str::to_owned);
     How::Exec {
         argv: argv.iter().map(|a| a.clone().into_bytes()).collect(),
@@ -65,7 +65,7 @@ fn exec(argv: &[String], toolchain: &Toolchain, more_env: &[&str]) -> How {
     }
 }
 
-fn work_files(job: &Job) -> Vec<PlacedFile> {
+pub(crate) fn work_files(job: &Job) -> Vec<PlacedFile> {
     job.files
         .iter()
         .map(|f| PlacedFile { path: f.path.clone(), executable: false, data: f.data.0.clone() })
@@ -75,6 +75,8 @@ fn work_files(job: &Job) -> Vec<PlacedFile> {
 /// Runs one job on one slot. An error means that the slot has failed and must be replaced.
 pub(crate) struct Judge<'a> {
     pub slot: &'a mut SlotHandle,
+    /// The slot for tests, in the modes that need one.
+    pub tester: Option<&'a mut SlotHandle>,
     pub tier: Tier,
     pub language: &'static Language,
     pub toolchain: &'a Toolchain,
@@ -97,11 +99,19 @@ impl Judge<'_> {
         let end = match &job.mode {
             Mode::Stdio { tests } => self.stdio(job, tests, &mut result),
             Mode::Parse => self.parse(job, &mut result),
+            Mode::Function { .. } | Mode::Pytest { .. } | Mode::Script { .. }
+                if self.language.name != "python" =>
+            {
+                result.reason = Some(format!("{} has the mode stdio only", self.language.name));
+                Ok(())
+            }
+            Mode::Function { entry, tests } => self.function(job, entry, tests, &mut result),
+            Mode::Pytest { test_code } => self.tests(job, test_code, false, &mut result),
+            Mode::Script { test_code } => self.tests(job, test_code, true, &mut result),
         };
         if let Err(e) = end {
             result.reason = Some(format!("the sandbox slot failed: {e}"));
-            self.slot.runs = u64::MAX; // replaces it
-            return result;
+            return result; // verdict: unscored, whatever had come before
         }
         settle(&mut result);
         result
@@ -122,6 +132,7 @@ impl Judge<'_> {
         let mut run = Run {
             how: exec(&self.toolchain.run, self.toolchain, &[]),
             limits: run_limits(&job.limits, self.language, job.profile),
+            channel: false,
             program: next_program(),
             program_files,
             work_files: work_files(job),
@@ -133,7 +144,6 @@ impl Judge<'_> {
                 run.fetch.clone_from(&job.fetch);
             }
             let outcome = self.slot.run(&run, &test.stdin)?;
-            run.program_files.clear(); // they lie in the slot now
             let judged = judge_stdio(job, test, outcome, self.language, &mut result.files, &run.fetch);
             let failed = judged.verdict != Verdict::Pass;
             result.tests.push(judged);
@@ -157,6 +167,7 @@ impl Judge<'_> {
                 address_space: 1 << 40,
                 ..run_limits(&COMPILER, self.language, Profile::Multi)
             },
+            channel: false,
             program: next_program(),
             program_files: vec![source],
             work_files: work_files(job),
@@ -194,6 +205,7 @@ impl Judge<'_> {
         let run = Run {
             how: exec(&argv, self.toolchain, &[]),
             limits: run_limits(&job.limits, self.language, Profile::Solo),
+            channel: false,
             program: 0,
             program_files: Vec::new(),
             work_files: Vec::new(),
@@ -213,7 +225,7 @@ impl Judge<'_> {
     }
 }
 
-fn ms(us: u64) -> f64 {
+pub(crate) fn ms(us: u64) -> f64 {
     #[allow(clippy::cast_precision_loss, reason = "microseconds of a run stay far below 2^52")]
     {
         us as f64 / 1000.0
@@ -221,7 +233,7 @@ fn ms(us: u64) -> f64 {
 }
 
 /// A result with the verdict that the end of the run alone gives.
-fn measured(out: Outcome) -> TestResult {
+pub(crate) fn measured(out: Outcome) -> TestResult {
     let report = out.report;
     let (verdict, exit_code, signal, reason) = match report.end {
         End::Exited(0) => (Verdict::Pass, Some(0), None, None),
@@ -237,6 +249,7 @@ fn measured(out: Outcome) -> TestResult {
     #[allow(clippy::cast_precision_loss, reason = "kibibytes of a run stay far below 2^52")]
     let memory_peak_mb = report.peak_kb as f64 / 1024.0;
     TestResult {
+        name: None,
         verdict,
         reason,
         matched: None,

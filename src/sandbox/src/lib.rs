@@ -14,21 +14,25 @@
 //! ```
 
 mod bytes;
+mod calls;
 mod compare;
 mod config;
 mod helper;
 mod job;
 mod judge;
+mod judge_calls;
 pub mod lang;
 mod pool;
 mod probe;
 mod slot_handle;
+mod value;
 
 pub use bytes::Bytes;
 pub use compare::Comparator;
 pub use config::{Config, NetPolicy, SandboxError, Tier};
 pub use job::{
-    Compile, FetchedFile, File, Grade, Job, JobResult, Limits, Mode, Profile, StdioTest, TestResult, Verdict,
+    Call, Compile, FetchedFile, File, Grade, Job, JobResult, Limits, Mode, Profile, StdioTest, TestResult, Verdict,
 };
 pub use pool::{Cancel, Sandbox};
 pub use probe::{Probe, probe};
+pub use value::{NotAValue, Value};

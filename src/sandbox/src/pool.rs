@@ -32,13 +32,20 @@ impl Cancel {
 /// Slots, ready to run jobs. Shared by any number of threads; dropping it ends every process in it.
 pub struct Sandbox {
     config: Config,
-    setup: Setup,
+    setup: Arc<Setup>,
     toolchains: Vec<Result<Toolchain, String>>,
     hello: Hello,
     tier: Tier,
-    /// Free slots; `None` is a slot that has to be started again.
-    free: Mutex<Vec<Option<SlotHandle>>>,
+    free: Mutex<Vec<Pair>>,
     returned: Condvar,
+}
+
+/// A place to run a job: its slot, and a second one where tests run that must not share a process with the program.
+/// Both are started when they are first needed.
+#[derive(Default)]
+struct Pair {
+    main: Option<SlotHandle>,
+    tester: Option<SlotHandle>,
 }
 
 impl Sandbox {
@@ -52,15 +59,15 @@ impl Sandbox {
         if let Some(Err(e)) = python {
             return Err(SandboxError::Language(e.clone()));
         }
-        let setup = setup(&config, &toolchains);
-        let first = SlotHandle::start(&setup)?;
+        let setup = Arc::new(setup(&config, &toolchains));
+        let first = SlotHandle::start(&setup, config.runs_per_slot)?;
         let hello = first.hello.clone();
         let (tier, why) = tier_of(&hello, config.net);
         if tier < config.tier_min {
             return Err(SandboxError::Tier { got: tier, want: config.tier_min, why });
         }
-        let mut free = vec![Some(first)];
-        free.resize_with(config.slots.max(1), || None);
+        let mut free = vec![Pair { main: Some(first), tester: None }];
+        free.resize_with(config.slots.max(1), Pair::default);
         free.reverse(); // the slot that stands is taken first
         Ok(Self { config, setup, toolchains, hello, tier, free: Mutex::new(free), returned: Condvar::new() })
     }
@@ -96,23 +103,27 @@ impl Sandbox {
             Ok(t) => t,
             Err(e) => return JobResult::unscored(job, self.tier, e.clone()),
         };
-        let mut place = Place { sandbox: self, slot: self.take() };
-        let slot = match place.slot.take() {
-            Some(slot) if slot.runs < self.config.runs_per_slot => slot,
-            old => {
-                drop(old);
-                match SlotHandle::start(&self.setup) {
-                    Ok(slot) => slot,
-                    Err(e) => return JobResult::unscored(job, self.tier, e.to_string()),
-                }
+        let mut place = Place { sandbox: self, pair: self.take() };
+        let start = || SlotHandle::start(&self.setup, self.config.runs_per_slot);
+        let pair = &mut place.pair;
+        for (slot, needed) in [(&mut pair.main, true), (&mut pair.tester, job.needs_tester())] {
+            if !needed || slot.is_some() {
+                continue;
             }
-        };
-        let slot = place.slot.insert(slot);
-        let (tier, why) = tier_of(&slot.hello, self.config.net);
-        if tier < self.config.tier_min {
-            return JobResult::unscored(job, tier, format!("a new slot reaches tier {tier} only: {why}"));
+            match start() {
+                Ok(new) if new.hello == self.hello => *slot = Some(new),
+                Ok(_) => {
+                    let why = "a new slot does not isolate as the first one does".to_owned();
+                    return JobResult::unscored(job, self.tier, why);
+                }
+                Err(e) => return JobResult::unscored(job, self.tier, e.to_string()),
+            }
         }
-        Judge { slot, tier, language: lang::table()[index], toolchain }.job(job)
+        let Some(slot) = pair.main.as_mut() else {
+            return JobResult::unscored(job, self.tier, "no slot".into());
+        };
+        let language = lang::table()[index];
+        Judge { slot, tester: pair.tester.as_mut(), tier: self.tier, language, toolchain }.job(job)
     }
 
     /// Runs jobs in parallel, one thread per slot; results come in the order of the jobs.
@@ -165,11 +176,11 @@ impl Sandbox {
         });
     }
 
-    fn take(&self) -> Option<SlotHandle> {
+    fn take(&self) -> Pair {
         let mut free = lock(&self.free);
         loop {
             match free.pop() {
-                Some(slot) => return slot,
+                Some(pair) => return pair,
                 None => free = self.returned.wait(free).unwrap_or_else(PoisonError::into_inner),
             }
         }
@@ -179,12 +190,12 @@ impl Sandbox {
 /// Gives the slot back whatever happens in between.
 struct Place<'a> {
     sandbox: &'a Sandbox,
-    slot: Option<SlotHandle>,
+    pair: Pair,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        lock(&self.sandbox.free).push(self.slot.take());
+        lock(&self.sandbox.free).push(std::mem::take(&mut self.pair));
         self.sandbox.returned.notify_one();
     }
 }

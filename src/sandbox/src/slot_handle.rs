@@ -6,12 +6,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::MFdFlags;
 use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, shutdown, socketpair};
 use slot::net;
-use slot::wire::{Hello, Report, Run, Setup};
+use slot::wire::{Hello, Report, Run, STOP, Setup};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A slot that does not stand after this long never will.
@@ -28,8 +29,15 @@ pub(crate) struct SlotHandle {
     buf: Vec<u8>,
     /// What the slot said of itself.
     pub hello: Hello,
+    setup: Arc<Setup>,
     /// Runs so far.
-    pub runs: u64,
+    runs: u64,
+    /// Runs after which it is replaced.
+    runs_max: u64,
+    /// It must be replaced before the next run.
+    retired: bool,
+    /// What lies in its `/prog`.
+    program: u64,
 }
 
 /// What a run gave.
@@ -42,7 +50,7 @@ pub(crate) struct Outcome {
 
 impl SlotHandle {
     /// Starts the helper and waits for its word.
-    pub fn start(setup: &Setup) -> Result<Self, SandboxError> {
+    pub fn start(setup: &Arc<Setup>, runs_max: u64) -> Result<Self, SandboxError> {
         let (ours, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .map_err(|e| SandboxError::Helper(e.into()))?;
@@ -54,7 +62,17 @@ impl SlotHandle {
             .stderr(Stdio::null())
             .spawn()
             .map_err(SandboxError::Helper)?;
-        let mut slot = Self { keeper, socket: ours, buf: Vec::new(), hello: Hello::default(), runs: 0 };
+        let mut slot = Self {
+            keeper,
+            socket: ours,
+            buf: Vec::new(),
+            hello: Hello::default(),
+            setup: setup.clone(),
+            runs: 0,
+            runs_max,
+            retired: false,
+            program: 0,
+        };
         let fail = |e: io::Error| SandboxError::Slot(e.to_string());
         net::send(slot.socket.as_raw_fd(), &setup.encode(), &[]).map_err(fail)?;
         let (body, _) = slot.receive(START_TIMEOUT, None).map_err(fail)?;
@@ -79,34 +97,75 @@ impl SlotHandle {
             .ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "the slot died"))
     }
 
-    /// One run. After an error the slot must not be used again.
+    /// One run. After an error the slot replaces itself before the next.
     pub fn run(&mut self, run: &Run, stdin: &[u8]) -> io::Result<Outcome> {
+        let running = self.begin(run, stdin, None)?;
+        self.finish(running)
+    }
+
+    /// Starts a run, with a channel for the program if one is given. [`SlotHandle::finish`] must follow.
+    pub fn begin(&mut self, run: &Run, stdin: &[u8], channel: Option<OwnedFd>) -> io::Result<Running> {
+        if self.retired || self.runs >= self.runs_max {
+            let promised = self.hello.clone();
+            *self = Self::start(&self.setup, self.runs_max).map_err(io::Error::other)?;
+            if self.hello != promised {
+                self.retired = true;
+                return Err(io::Error::other("a new slot does not isolate as the one before it did"));
+            }
+        }
         self.runs += 1;
-        let output = run.limits.output;
-        let (stdin, stdout, stderr) = {
-            let sealing = net::memfd(c"stdin", stdin, MFdFlags::MFD_ALLOW_SEALING)?;
-            // SAFETY: fcntl with plain numbers on a descriptor that we own.
-            unsafe { libc::fcntl(sealing.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_WRITE) };
-            // New ones for each run: flags and offsets that a program sets would stay on a used one.
-            (
-                sealing,
-                net::memfd(c"stdout", b"", MFdFlags::empty())?,
-                net::memfd(c"stderr", b"", MFdFlags::empty())?,
-            )
-        };
+        self.retired = true; // until its report says that all is well
+        let stdin = net::memfd(c"stdin", stdin, MFdFlags::MFD_ALLOW_SEALING)?;
+        // SAFETY: fcntl with plain numbers on a descriptor that we own.
+        unsafe { libc::fcntl(stdin.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_WRITE) };
+        // New ones for each run: flags and offsets that a program sets would stay on a used one.
+        let stdout = net::memfd(c"stdout", b"", MFdFlags::empty())?;
+        let stderr = net::memfd(c"stderr", b"", MFdFlags::empty())?;
         // A large report, one with fetched files, needs a place that process 1 cannot make for itself.
-        let spare =
-            if run.fetch.is_empty() { None } else { Some(net::memfd(c"report", b"", MFdFlags::empty())?) };
+        let spare = if run.fetch.is_empty() { None } else { Some(net::memfd(c"report", b"", MFdFlags::empty())?) };
         let mut fds = vec![stdin.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()];
+        fds.extend(channel.as_ref().map(AsRawFd::as_raw_fd));
         fds.extend(spare.as_ref().map(AsRawFd::as_raw_fd));
-        net::send(self.socket.as_raw_fd(), &run.encode(), &fds)?;
+        net::send(self.socket.as_raw_fd(), &run.encode(self.program != run.program), &fds)?;
+        self.program = run.program;
         let wall = Duration::from_micros(run.limits.wall_us);
-        let (body, _) = self.receive(wall + REPORT_GRACE, spare.as_ref())?;
+        Ok(Running { stdout, stderr, spare, output: run.limits.output, wall })
+    }
+
+    /// Asks for the end of the run that is going on; its report still follows.
+    pub fn stop(&self) -> io::Result<()> {
+        net::send(self.socket.as_raw_fd(), STOP, &[])
+    }
+
+    /// Waits for the end of a run that has been told to leave; stops it when it does not.
+    pub fn finish_soon(&mut self, mut running: Running) -> io::Result<Outcome> {
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let wait = PollTimeout::try_from(LEAVE_TIMEOUT).unwrap_or(PollTimeout::ZERO);
+        if matches!(poll(&mut fds, wait), Ok(0)) {
+            self.stop()?;
+        }
+        running.wall = Duration::ZERO;
+        self.finish(running)
+    }
+
+    /// Waits for a run's end.
+    pub fn finish(&mut self, running: Running) -> io::Result<Outcome> {
+        let (body, _) = self.receive(running.wall + REPORT_GRACE, running.spare.as_ref())?;
         let report = Report::decode(&body).map_err(io::Error::other)?;
-        let (stdout, cut_out) = read_bounded(stdout, output)?;
-        let (stderr, cut_err) = read_bounded(stderr, output)?;
+        self.retired = report.retire;
+        let (stdout, cut_out) = read_bounded(running.stdout, running.output)?;
+        let (stderr, cut_err) = read_bounded(running.stderr, running.output)?;
         Ok(Outcome { report, stdout, stderr, truncated: cut_out || cut_err })
     }
+}
+
+/// A run that has begun.
+pub(crate) struct Running {
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    spare: Option<OwnedFd>,
+    output: u64,
+    wall: Duration,
 }
 
 /// The first `max` bytes, and whether there are more. Every process that could write is dead by now.

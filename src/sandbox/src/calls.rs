@@ -1,0 +1,182 @@
+//! A conversation with a Python process in a slot: frames of values over a socket that only that process holds.
+
+use crate::judge::{FETCH_MAX, exec, next_program, run_limits};
+use crate::job::{Job, Limits, Profile};
+use crate::lang::{Language, Toolchain};
+use crate::slot_handle::{Outcome, Running, SlotHandle};
+use crate::value::Value;
+use slot::wire::{PlacedFile, Run, RunLimits};
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// The Python side.
+const CHILD: &str = include_str!("child.py");
+/// A frame larger than this is refused: no test's value is.
+const FRAME_MAX: usize = 16 << 20;
+/// What a process may take to start and load the program, beside the time that its tests have.
+const LOAD_S: f64 = 5.0;
+
+/// What a process in a slot is started for.
+#[derive(Clone, Copy)]
+pub(crate) enum Part {
+    /// To answer calls of the program's functions.
+    Calls,
+    /// To run test functions.
+    Tests,
+    /// To run one test script.
+    Script,
+}
+
+/// A process in a slot that talks to us.
+pub(crate) struct Session<'a> {
+    slot: &'a mut SlotHandle,
+    running: Option<Running>,
+    stream: UnixStream,
+}
+
+/// What came over the channel.
+pub(crate) enum Heard {
+    /// A frame.
+    Value(Value),
+    /// Nothing in time.
+    Late,
+    /// The process closed its end, or sent something that is no frame of values.
+    Gone,
+}
+
+impl<'a> Session<'a> {
+    /// Starts a process for `tests` tests.
+    pub fn open(
+        slot: &'a mut SlotHandle,
+        job: &Job,
+        language: &Language,
+        toolchain: &Toolchain,
+        part: Part,
+        source: &[u8],
+        extra: &Value,
+        tests: usize,
+    ) -> io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let kind = match part {
+            Part::Calls => "calls",
+            Part::Tests => "tests",
+            Part::Script => "script",
+        };
+        let boot = format!(
+            "import sys\nsys.argv = ['/prog/main.py']\nspace = {{'__name__': 'bessemer_child'}}\n\
+             exec(compile(open('/prog/.child.py').read(), 'child.py', 'exec'), space)\n\
+             read = lambda path: open(path, 'rb').read()\n\
+             space['start']({kind:?}, read('/prog/main.py'), read('/prog/.extra'))\n"
+        );
+        let mut argv = toolchain.run.clone();
+        argv.pop(); // the program's path
+        argv.extend(["-c".to_owned(), boot]);
+        let file = |path: &str, data: &[u8]| PlacedFile { path: path.into(), executable: false, data: data.to_vec() };
+        // The process lives through many tests, so its own limits are the sum; each test is timed from here.
+        #[allow(clippy::cast_precision_loss, reason = "a number of tests")]
+        let times = tests.max(1) as f64;
+        let limits = Limits {
+            wall_s: job.limits.wall_s * times + LOAD_S,
+            cpu_s: job.limits.cpu_s * times + LOAD_S,
+            ..job.limits
+        };
+        let run = Run {
+            how: exec(&argv, toolchain, &[]),
+            limits: RunLimits { ..run_limits(&limits, language, Profile::Multi) },
+            channel: true,
+            program: next_program(),
+            program_files: vec![
+                file(language.source, source),
+                file(".child.py", CHILD.as_bytes()),
+                file(".extra", &extra.encode()),
+            ],
+            work_files: crate::judge::work_files(job),
+            fetch: Vec::new(),
+            fetch_max: FETCH_MAX,
+        };
+        let running = slot.begin(&run, b"", Some(theirs.into()))?;
+        Ok(Self { slot, running: Some(running), stream: ours })
+    }
+
+    /// Time that a process has for starting and loading.
+    pub fn load_time(limits: &Limits) -> Duration {
+        Duration::from_secs_f64((limits.wall_s + LOAD_S).clamp(0.0, 1e6))
+    }
+
+    /// Sends a frame. False: the process does not read any more.
+    pub fn say(&mut self, value: &Value, wait: Duration) -> bool {
+        let body = value.encode();
+        let Ok(n) = u32::try_from(body.len()) else { return false };
+        let mut frame = n.to_le_bytes().to_vec();
+        frame.extend(body);
+        let _ = self.stream.set_write_timeout(Some(wait.max(Duration::from_millis(1))));
+        self.stream.write_all(&frame).is_ok()
+    }
+
+    /// Whether there is something to read that nobody asked for.
+    pub fn has_more(&self) -> bool {
+        let mut byte = [0_u8; 1];
+        // SAFETY: peeks one byte into a buffer of one byte.
+        let n = unsafe {
+            libc::recv(
+                std::os::fd::AsRawFd::as_raw_fd(&self.stream),
+                byte.as_mut_ptr().cast(),
+                1,
+                libc::MSG_PEEK | libc::MSG_DONTWAIT,
+            )
+        };
+        n > 0
+    }
+
+    /// The next frame.
+    pub fn hear(&mut self, wait: Duration) -> Heard {
+        let deadline = Instant::now() + wait;
+        let mut head = [0_u8; 4];
+        match self.fill(&mut head, deadline) {
+            Ok(true) => {}
+            Ok(false) => return Heard::Late,
+            Err(_) => return Heard::Gone,
+        }
+        let n = usize::try_from(u32::from_le_bytes(head)).unwrap_or(usize::MAX);
+        if n > FRAME_MAX {
+            return Heard::Gone;
+        }
+        let mut body = vec![0; n];
+        match self.fill(&mut body, deadline) {
+            Ok(true) => Value::decode(&body).map_or(Heard::Gone, Heard::Value),
+            Ok(false) => Heard::Late,
+            Err(_) => Heard::Gone,
+        }
+    }
+
+    /// Fills the buffer; false when the time is over.
+    fn fill(&mut self, mut buf: &mut [u8], deadline: Instant) -> io::Result<bool> {
+        while !buf.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            self.stream.set_read_timeout(Some(left))?;
+            match self.stream.read(buf) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => buf = &mut buf[n..],
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Ends the process, at once when `kill`, else by closing the channel, and waits for its report.
+    pub fn close(mut self, kill: bool) -> io::Result<Outcome> {
+        let running = self.running.take().expect("close consumes the session, and only it takes this");
+        if kill {
+            self.slot.stop()?;
+        }
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        // A program may ignore the closed channel; it gets no time for that.
+        self.slot.finish_soon(running)
+    }
+}

@@ -1,0 +1,375 @@
+//! The modes that call a program: `function`, `pytest`, `script`.
+//!
+//! What is expected stays here (function mode), or in a process that has never seen the program (the others). An answer
+//! that does not come, that comes twice, or that is no value of a builtin type is not a pass.
+
+use crate::bytes::Bytes;
+use crate::calls::{Heard, Part, Session};
+use crate::compare::Comparator;
+use crate::job::{Call, Grade, Job, JobResult, TestResult, Verdict};
+use crate::judge::{Judge, measured};
+use crate::slot_handle::Outcome;
+use crate::value::Value;
+use slot::wire::End;
+use std::io;
+use std::time::{Duration, Instant};
+
+fn text(s: &str) -> Value {
+    Value::Str(s.as_bytes().to_vec())
+}
+
+fn as_text(v: Option<&Value>) -> String {
+    match v {
+        Some(Value::Str(s)) => String::from_utf8_lossy(s).into_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn items(v: &Value) -> &[Value] {
+    match v {
+        Value::List(items) | Value::Tuple(items) => items,
+        _ => &[],
+    }
+}
+
+/// `[type, base, text]` of an exception.
+fn exception(v: Option<&Value>) -> String {
+    let parts = v.map(items).unwrap_or_default();
+    format!("{}: {}", as_text(parts.first()), as_text(parts.get(2)))
+}
+
+fn outcome(verdict: Verdict, reason: Option<String>, since: Instant) -> TestResult {
+    TestResult {
+        name: None,
+        verdict,
+        reason,
+        matched: None,
+        exit_code: None,
+        signal: None,
+        wall_ms: since.elapsed().as_secs_f64() * 1000.0,
+        cpu_ms: 0.0,
+        memory_peak_mb: 0.0,
+        stdout: Bytes::default(),
+        stderr: Bytes::default(),
+        truncated: false,
+    }
+}
+
+/// What the process as a whole used goes with its last test.
+fn charge(result: &mut JobResult, out: Outcome) {
+    if let Some(last) = result.tests.last_mut() {
+        let whole = measured(out);
+        last.cpu_ms = whole.cpu_ms;
+        last.memory_peak_mb = whole.memory_peak_mb;
+        (last.stdout, last.stderr, last.truncated) = (whole.stdout, whole.stderr, whole.truncated);
+    }
+}
+
+/// How a test is judged whose process has ended without an answer.
+fn death(out: &Outcome) -> (Verdict, String) {
+    match &out.report.end {
+        End::Exited(n) => (Verdict::RuntimeError, format!("the program left with status {n} instead of answering")),
+        End::Signaled(n) => (Verdict::RuntimeError, format!("the program died of signal {n}")),
+        End::Wall | End::Cpu => (Verdict::TimeLimit, "time limit".into()),
+        End::Memory => (Verdict::MemoryLimit, "memory limit".into()),
+        End::Output => (Verdict::OutputLimit, "output limit".into()),
+        End::Processes => (Verdict::RuntimeError, "too many processes".into()),
+        End::Failed(why) => (Verdict::Unscored, why.clone()),
+    }
+}
+
+/// What loading the program gave.
+enum Loaded {
+    /// Its names, each with "callable" or "value".
+    Ready(Value),
+    /// It cannot be called; the verdict of every test.
+    Not(Verdict, String),
+}
+
+fn load(session: &mut Session<'_>, wait: Duration) -> Option<Loaded> {
+    match session.hear(wait) {
+        Heard::Value(v) => {
+            let parts = items(&v);
+            Some(match (as_text(parts.first()).as_str(), parts.get(1)) {
+                ("loaded", Some(names)) => Loaded::Ready(names.clone()),
+                ("syntax", why) => Loaded::Not(Verdict::CompileError, as_text(why)),
+                ("failed", why) => {
+                    let why = exception(why);
+                    let memory = why.starts_with("MemoryError");
+                    Loaded::Not(if memory { Verdict::MemoryLimit } else { Verdict::RuntimeError }, why)
+                }
+                _ => Loaded::Not(Verdict::RuntimeError, "the program broke its channel".into()),
+            })
+        }
+        Heard::Late => Some(Loaded::Not(Verdict::TimeLimit, "loading the program took too long".into())),
+        Heard::Gone => None,
+    }
+}
+
+impl Judge<'_> {
+    pub(crate) fn function(
+        &mut self,
+        job: &Job,
+        entry: &str,
+        tests: &[Call],
+        result: &mut JobResult,
+    ) -> io::Result<()> {
+        result.grade = Grade::Call;
+        let tolerance = if let Comparator::Float { tolerance } = job.comparator { tolerance } else { 0.0 };
+        let wait = Duration::from_secs_f64(job.limits.wall_s.clamp(0.0, 1e6));
+        // After a crash or a time-out a new process goes on with the next test.
+        while result.tests.len() < tests.len() {
+            let left = &tests[result.tests.len()..];
+            let mut s = Session::open(
+                self.slot,
+                job,
+                self.language,
+                self.toolchain,
+                Part::Calls,
+                &job.code,
+                &Value::None,
+                left.len(),
+            )?;
+            let since = Instant::now();
+            let loaded = load(&mut s, Session::load_time(&job.limits));
+            if !matches!(loaded, Some(Loaded::Ready(_))) {
+                let out = s.close(loaded.is_some())?;
+                let (verdict, why) = match loaded {
+                    Some(Loaded::Not(verdict, why)) => (verdict, why),
+                    _ => death(&out),
+                };
+                // It would not load for the other tests either.
+                result.tests.push(outcome(verdict, Some(why), since));
+                charge(result, out);
+                return Ok(());
+            }
+            let mut alive = true;
+            for (number, test) in (1..).zip(left) {
+                let (answer, goes_on) = one_call(&mut s, entry, number, test, tolerance, wait);
+                let failed = answer.verdict != Verdict::Pass;
+                result.tests.push(answer);
+                if failed && job.stop_on_first_failure {
+                    let out = s.close(true)?;
+                    charge(result, out);
+                    return Ok(());
+                }
+                if !goes_on {
+                    alive = false;
+                    break;
+                }
+            }
+            let unasked = alive && s.has_more();
+            let late = result.tests.last().is_some_and(|t| t.verdict == Verdict::TimeLimit);
+            let out = s.close(alive || late)?;
+            if let Some(last) = result.tests.last_mut() {
+                if unasked && last.verdict == Verdict::Pass {
+                    (last.verdict, last.reason) =
+                        (Verdict::RuntimeError, Some("the program answered more than it was asked".into()));
+                } else if last.verdict == Verdict::Unscored {
+                    let (verdict, why) = death(&out);
+                    (last.verdict, last.reason) = (verdict, Some(why));
+                }
+            }
+            charge(result, out);
+        }
+        Ok(())
+    }
+
+    /// The program in one slot, its tests in another, and us in between.
+    pub(crate) fn tests(
+        &mut self,
+        job: &Job,
+        test_code: &[u8],
+        script: bool,
+        result: &mut JobResult,
+    ) -> io::Result<()> {
+        result.grade = Grade::Program;
+        let Some(tester) = self.tester.as_deref_mut() else {
+            result.reason = Some("no slot for the tests".into());
+            return Ok(());
+        };
+        let (language, toolchain) = (self.language, self.toolchain);
+        const AT_MOST: usize = 1000; // tests that the processes' own limits are meant for
+        let since = Instant::now();
+        let mut program =
+            Session::open(self.slot, job, language, toolchain, Part::Calls, &job.code, &Value::None, AT_MOST)?;
+        let names = match load(&mut program, Session::load_time(&job.limits)) {
+            Some(Loaded::Ready(names)) => names,
+            Some(Loaded::Not(verdict, why)) => {
+                result.tests.push(outcome(verdict, Some(why), since));
+                charge(result, program.close(true)?);
+                return Ok(());
+            }
+            None => {
+                let out = program.close(false)?;
+                let (verdict, why) = death(&out);
+                result.tests.push(outcome(verdict, Some(why), since));
+                charge(result, out);
+                return Ok(());
+            }
+        };
+        let part = if script { Part::Script } else { Part::Tests };
+        let mut tests = Session::open(tester, job, language, toolchain, part, test_code, &names, AT_MOST)?;
+        let end = relay(job, &mut program, &mut tests, result);
+        let _ = tests.close(true)?;
+        let out = program.close(!matches!(end, Relayed::ProgramDied))?;
+        match end {
+            Relayed::Complete => {}
+            Relayed::ProgramDied => {
+                let (verdict, why) = death(&out);
+                result.tests.push(outcome(verdict, Some(why), since));
+            }
+            Relayed::Late => result.tests.push(outcome(Verdict::TimeLimit, Some("time limit".into()), since)),
+            Relayed::Judged(verdict, why) => result.tests.push(outcome(verdict, Some(why), since)),
+        }
+        charge(result, out);
+        result.total = result.total.max(result.tests.len());
+        Ok(())
+    }
+}
+
+/// One call; false: the process cannot be asked again. A verdict `unscored` here waits for the process' report.
+fn one_call(
+    s: &mut Session<'_>,
+    entry: &str,
+    number: i128,
+    test: &Call,
+    tolerance: f64,
+    wait: Duration,
+) -> (TestResult, bool) {
+    let since = Instant::now();
+    if s.has_more() {
+        let why = "the program answered before it was asked".to_owned();
+        return (outcome(Verdict::RuntimeError, Some(why), since), false);
+    }
+    let request = Value::List(vec![
+        Value::Int(number),
+        Value::Int(0),
+        text(entry),
+        Value::List(test.args.clone()),
+        Value::Dict(Vec::new()),
+    ]);
+    if !s.say(&request, wait) {
+        return (outcome(Verdict::Unscored, None, since), false);
+    }
+    let reply = match s.hear(wait) {
+        Heard::Value(v) => v,
+        Heard::Late => return (outcome(Verdict::TimeLimit, Some("time limit".into()), since), false),
+        Heard::Gone => return (outcome(Verdict::Unscored, None, since), false),
+    };
+    let parts = items(&reply);
+    if parts.first() != Some(&Value::Int(number)) {
+        let why = "the program answered another question".to_owned();
+        return (outcome(Verdict::RuntimeError, Some(why), since), false);
+    }
+    let judged = match (as_text(parts.get(1)).as_str(), parts.get(2)) {
+        ("value", Some(got)) if got.matches(&test.expected, tolerance) => {
+            TestResult { matched: Some(true), ..outcome(Verdict::Pass, None, since) }
+        }
+        ("value", Some(_)) => {
+            TestResult { matched: Some(false), ..outcome(Verdict::WrongAnswer, None, since) }
+        }
+        ("object", kind) => {
+            let name = as_text(kind.map(items).unwrap_or_default().get(1));
+            let why = format!("it returned an object of type {name}, which is no builtin value");
+            outcome(Verdict::WrongAnswer, Some(why), since)
+        }
+        ("raised", error) => {
+            let why = exception(error);
+            let memory = why.starts_with("MemoryError");
+            outcome(if memory { Verdict::MemoryLimit } else { Verdict::RuntimeError }, Some(why), since)
+        }
+        _ => outcome(Verdict::RuntimeError, Some("the program broke its channel".into()), since),
+    };
+    (judged, true)
+}
+
+/// How a relay ended.
+enum Relayed {
+    /// Every collected test has its verdict.
+    Complete,
+    /// The program's process ended in the middle of a test.
+    ProgramDied,
+    /// A test took too long.
+    Late,
+    /// Ended early for this reason.
+    Judged(Verdict, String),
+}
+
+/// Passes calls of the tests to the program, and its answers back, decoding both: only builtin values get through.
+fn relay(job: &Job, program: &mut Session<'_>, tests: &mut Session<'_>, result: &mut JobResult) -> Relayed {
+    let wait = Duration::from_secs_f64(job.limits.wall_s.clamp(0.0, 1e6));
+    let mut deadline = Instant::now() + Session::load_time(&job.limits);
+    let mut since = Instant::now();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let message = match tests.hear(left) {
+            Heard::Value(v) => v,
+            Heard::Late => return Relayed::Late,
+            Heard::Gone => {
+                return Relayed::Judged(Verdict::Unscored, "the process that runs the tests ended early".into());
+            }
+        };
+        let parts = items(&message);
+        match as_text(parts.first()).as_str() {
+            "collected" => {
+                result.total = parts.get(1).map(items).unwrap_or_default().len();
+                since = Instant::now();
+                deadline = since + wait;
+            }
+            "call" if parts.len() == 6 => {
+                if program.has_more() {
+                    let why = "the program answered before it was asked".to_owned();
+                    return Relayed::Judged(Verdict::RuntimeError, why);
+                }
+                let left = deadline.saturating_duration_since(Instant::now());
+                if !program.say(&Value::List(parts[1..].to_vec()), left) {
+                    return Relayed::ProgramDied;
+                }
+                match program.hear(deadline.saturating_duration_since(Instant::now())) {
+                    Heard::Value(reply) if items(&reply).first() == parts.get(1) => {
+                        if !tests.say(&reply, wait) {
+                            return Relayed::Judged(Verdict::Unscored, "the tests do not listen".into());
+                        }
+                    }
+                    Heard::Value(_) => {
+                        let why = "the program answered another question".to_owned();
+                        return Relayed::Judged(Verdict::RuntimeError, why);
+                    }
+                    Heard::Late => return Relayed::Late,
+                    Heard::Gone => return Relayed::ProgramDied,
+                }
+            }
+            "test" => {
+                let why = as_text(parts.get(3));
+                let verdict = match as_text(parts.get(2)).as_str() {
+                    "passed" => Verdict::Pass,
+                    "failed" => Verdict::WrongAnswer,
+                    _ => Verdict::Unscored, // skipped, or more than values can carry
+                };
+                let reason = (verdict != Verdict::Pass).then_some(why);
+                let name = Some(as_text(parts.get(1)));
+                result.tests.push(TestResult { name, ..outcome(verdict, reason, since) });
+                if verdict != Verdict::Pass && job.stop_on_first_failure {
+                    return Relayed::Complete;
+                }
+                since = Instant::now();
+                deadline = since + wait;
+            }
+            "end" => return Relayed::Complete,
+            "broken" => return broken(parts.get(1)),
+            _ => return Relayed::Judged(Verdict::Unscored, "the tests broke their channel".into()),
+        }
+    }
+}
+
+/// The tests' module itself raised: because of the program, or because it is no good.
+fn broken(error: Option<&Value>) -> Relayed {
+    let base = as_text(error.map(items).unwrap_or_default().get(1));
+    let why = format!("the tests' module raised {}", exception(error));
+    match base.as_str() {
+        "AssertionError" => Relayed::Judged(Verdict::WrongAnswer, why),
+        "SyntaxError" | "IndentationError" | "TabError" => Relayed::Judged(Verdict::Unscored, why),
+        _ => Relayed::Judged(Verdict::RuntimeError, why),
+    }
+}

@@ -1,0 +1,132 @@
+//! The modes that call a program by value.
+
+use sandbox::{Config, Job, Limits, Mode, Sandbox, Value, Verdict};
+
+fn start() -> Sandbox {
+    Sandbox::start(Config { slots: 1, ..Config::default() }).expect("a sandbox can be built here")
+}
+
+fn int(n: i128) -> Value {
+    Value::Int(n)
+}
+
+#[test]
+fn a_function_is_called_and_its_values_are_compared_here() {
+    let s = start();
+    let job = Job::function("f", "def square(n):\n    return n * n", "square")
+        .call(vec![int(3)], int(9))
+        .call(vec![int(-4)], int(16))
+        .call(vec![int(1 << 40)], int(1 << 80));
+    let r = s.run(&job);
+    assert_eq!((r.verdict, r.passed, r.total), (Verdict::Pass, 3, 3), "{r:?}");
+    let r = s.run(&job.call(vec![int(2)], int(5)).call(vec![int(5)], int(25)));
+    assert_eq!((r.verdict, r.passed, r.tests.len()), (Verdict::WrongAnswer, 4, 5), "{r:?}");
+}
+
+#[test]
+fn every_way_to_fail_a_call_has_its_verdict() {
+    let s = start();
+    let limits = Limits { wall_s: 0.5, cpu_s: 0.5, ..Limits::default() };
+    let verdict = |code: &str| {
+        let job = Job::function("f", code, "f").call(vec![int(1)], int(1)).call(vec![int(2)], int(2));
+        let r = s.run(&Job { limits, ..job });
+        (r.verdict, r.passed)
+    };
+    assert_eq!(verdict("def f(x): return x"), (Verdict::Pass, 2));
+    assert_eq!(verdict("def f(x): return 1 / 0"), (Verdict::RuntimeError, 0));
+    assert_eq!(verdict("def g(x): return x"), (Verdict::RuntimeError, 0));
+    assert_eq!(verdict("def f(x): return True"), (Verdict::WrongAnswer, 0));
+    assert_eq!(verdict("def f(x) return x"), (Verdict::CompileError, 0));
+    assert_eq!(verdict("raise SystemExit(0)"), (Verdict::RuntimeError, 0));
+    // A new process goes on behind a crash or a time-out.
+    assert_eq!(verdict("def f(x):\n  while x == 1: pass\n  return x"), (Verdict::TimeLimit, 1));
+    assert_eq!(verdict("import os\ndef f(x):\n  if x == 1: os._exit(0)\n  return x"), (Verdict::RuntimeError, 1));
+    assert_eq!(verdict("import os\nos._exit(0)"), (Verdict::RuntimeError, 0));
+}
+
+#[test]
+fn tricks_with_equality_and_the_channel_do_not_pass() {
+    let s = start();
+    let pass = |code: &str| {
+        let job = Job::function("f", code, "f").call(vec![int(3)], int(9)).call(vec![int(4)], int(16));
+        s.run(&job).verdict == Verdict::Pass
+    };
+    let equal = "class E(int):\n  def __eq__(s, o): return True\n  def __hash__(s): return 1\n";
+    assert!(!pass(&format!("{equal}def f(x): return E(1)")));
+    assert!(!pass("import os, marshal\ndef f(x):\n  for i in range(5):\n    b = marshal.dumps([i, 'value', 9], 2)\n    os.write(3, len(b).to_bytes(4, 'little') + b)\n  return x * x"));
+    assert!(!pass("import os\ndef f(x):\n  os.write(3, b'\\xff' * 64)\n  return x * x"));
+    assert!(!pass("import os\nos.close(3)\ndef f(x):\n  return x * x"));
+    assert!(!pass("import marshal\nmarshal.dumps = lambda *a: b'N'\ndef f(x):\n  return x * x"));
+}
+
+const TESTS: &str = "
+import pytest
+from solution import add
+def test_small():
+    assert add(1, 2) == 3
+@pytest.mark.parametrize('a,b,c', [(0, 0, 0), (5, -5, 0)])
+def test_many(a, b, c):
+    assert add(a, b) == c
+class TestMore:
+    def test_text(self):
+        with pytest.raises(TypeError):
+            add(1, 'x')
+";
+
+#[test]
+fn test_functions_reach_the_program_by_value() {
+    let s = start();
+    let r = s.run(&Job::pytest("p", "def add(a, b):\n    return a + b", TESTS));
+    assert_eq!((r.verdict, r.passed, r.total), (Verdict::Pass, 4, 4), "{r:?}");
+    let r = s.run(&Job::pytest("p", "def add(a, b):\n    return 3", TESTS));
+    assert_eq!((r.verdict, r.passed, r.total), (Verdict::WrongAnswer, 1, 4), "{r:?}");
+    let r = s.run(&Job::pytest("p", "def sub(a, b):\n    return 3", TESTS));
+    assert_eq!(r.verdict, Verdict::RuntimeError, "{r:?}");
+}
+
+#[test]
+fn objects_of_the_program_can_be_used_but_not_asked_whether_they_are_equal() {
+    let s = start();
+    let tests = "def test_stack():\n    st = Stack()\n    st.push(4)\n    st.push(5)\n    assert st.pop() == 5\n    assert len(st) == 1\n    assert list(st) == [4]\n    assert st.items == [4]\n";
+    let stack = "class Stack:\n  def __init__(s): s.items = []\n  def push(s, x): s.items.append(x)\n  def pop(s): return s.items.pop()\n  def __len__(s): return len(s.items)\n  def __iter__(s): return iter(s.items)\n";
+    let r = s.run(&Job::pytest("p", stack, tests));
+    assert_eq!(r.verdict, Verdict::Pass, "{r:?}");
+    let liar = "class E:\n  def __eq__(s, o): return True\ndef add(a, b): return E()\n";
+    let r = s.run(&Job::pytest("p", liar, "def test_a():\n    assert add(1, 2) == 3\n"));
+    assert_eq!(r.verdict, Verdict::WrongAnswer, "{r:?}");
+}
+
+#[test]
+fn leaving_early_is_not_passing() {
+    let s = start();
+    for code in ["import os; os._exit(0)", "raise SystemExit(0)", "import sys; sys.exit(0)"] {
+        let r = s.run(&Job::pytest("p", code, TESTS));
+        assert_ne!(r.verdict, Verdict::Pass, "{r:?}");
+    }
+    let r = s.run(&Job::pytest("p", "import os\ndef add(a, b): os._exit(0)", TESTS));
+    assert_eq!(r.verdict, Verdict::RuntimeError, "{r:?}");
+    let r = s.run(&Job::pytest("p", "def add(a, b):\n  while True: pass", "def test_a():\n  assert add(1, 1) == 2"));
+    assert_eq!(r.verdict, Verdict::TimeLimit, "{r:?}");
+}
+
+#[test]
+fn no_tests_collected_is_no_success() {
+    let s = start();
+    let r = s.run(&Job::pytest("p", "def add(a, b): return 1", "x = 5"));
+    assert_eq!(r.verdict, Verdict::Unscored, "{r:?}");
+    let r = s.run(&Job::pytest("p", "def add(a, b): return 1", "def test_("));
+    assert_eq!(r.verdict, Verdict::Unscored, "{r:?}");
+}
+
+#[test]
+fn a_script_passes_when_its_end_is_reached() {
+    let s = start();
+    let run = |code: &str, test: &str| {
+        let mode = Mode::Script { test_code: test.into() };
+        s.run(&Job { mode, ..Job::python("s", code) }).verdict
+    };
+    let check = "def check(candidate):\n    assert candidate([3, 1, 2]) == [1, 2, 3]\ncheck(order)\n";
+    assert_eq!(run("def order(x): return sorted(x)", check), Verdict::Pass);
+    assert_eq!(run("def order(x): return x", check), Verdict::WrongAnswer);
+    assert_eq!(run("def other(x): return x", check), Verdict::RuntimeError);
+}
