@@ -3,6 +3,7 @@
 use crate::wire::{Hello, Setup};
 use crate::{Context, Result, SlotError, net, root, serve};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// The uid and gid that programs see themselves under.
@@ -13,14 +14,7 @@ pub const INSIDE_ID: u32 = 1000;
 /// # Errors
 /// The socket is unusable. Failures of the set-up itself are told to the supervisor in [`Hello`].
 pub fn main() -> Result<()> {
-    // SAFETY: F_DUPFD_CLOEXEC makes a new descriptor that nobody else knows.
-    let socket = unsafe {
-        let fd = libc::fcntl(0, libc::F_DUPFD_CLOEXEC, 10);
-        if fd < 0 {
-            return Err(SlotError(format!("stdin is no socket: {}", Errno::last())));
-        }
-        OwnedFd::from_raw_fd(fd)
-    };
+    let socket = only_socket()?;
     let mut buf = Vec::new();
     let Some((body, _)) =
         net::receive(socket.as_raw_fd(), &mut buf).context(|| "receiving the set-up".into())?
@@ -41,9 +35,28 @@ pub fn main() -> Result<()> {
     }
 }
 
+/// Moves the socket from stdin to descriptor 3 and closes everything above: descriptors that our parent, or its
+/// parent, forgot to mark close-on-exec must not get near a program.
+fn only_socket() -> Result<OwnedFd> {
+    // SAFETY: plain calls on descriptor numbers; nothing in this process has opened any yet, so none is owned.
+    unsafe {
+        if libc::dup3(0, 3, libc::O_CLOEXEC) != 3 {
+            return Err(SlotError(format!("stdin is no socket: {}", Errno::last())));
+        }
+        if libc::syscall(libc::SYS_close_range, 4, u32::MAX, 0) != 0 {
+            // Before 5.9: one by one, up to what may be open.
+            let most = libc::sysconf(libc::_SC_OPEN_MAX).clamp(256, 1 << 20);
+            for fd in 4..i32::try_from(most).unwrap_or(1 << 20) {
+                libc::close(fd);
+            }
+        }
+        Ok(OwnedFd::from_raw_fd(3))
+    }
+}
+
 /// Clones process 1 and writes its id maps.
 fn start(setup: &Setup, socket: &OwnedFd) -> Result<libc::pid_t> {
-    let (read, write) = nix::unistd::pipe().context(|| "pipe".into())?;
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context(|| "pipe".into())?;
     let base = libc::CLONE_NEWUSER
         | libc::CLONE_NEWNS
         | libc::CLONE_NEWPID

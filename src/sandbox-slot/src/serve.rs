@@ -23,8 +23,14 @@ pub fn process_one(setup: &Setup, socket: RawFd, built: Built, net_namespace: bo
         landlock: 0,
         interpreter: String::new(),
     };
-    let slot =
-        Slot { writable: built.writable, prog: built.prog, proc: built.proc, processes_scoped, program: 0, socket };
+    let slot = Slot {
+        writable: built.writable,
+        prog: built.prog,
+        proc: built.proc,
+        processes_scoped,
+        program: 0,
+        socket,
+    };
     if !setup.zygote_argv.is_empty() {
         return Err(SlotError("this build has no warm interpreter".into()));
     }

@@ -31,6 +31,8 @@ pub fn prepare_child(fds: &[RawFd], limits: &[Rlimit]) -> std::result::Result<()
                 return Err(Errno::last_raw());
             }
         }
+        // All of ours close on exec; this is for the lane without exec, and a second lock for the other.
+        libc::syscall(libc::SYS_close_range, fds.len(), u32::MAX, 0);
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut());

@@ -18,7 +18,9 @@ impl Bytes {
 
 impl std::fmt::Debug for Bytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", self.lossy())
+        let shown = String::from_utf8_lossy(&self.0[..self.0.len().min(200)]);
+        let more = self.0.len().saturating_sub(200);
+        if more == 0 { write!(f, "{shown:?}") } else { write!(f, "{shown:?} and {more} bytes more") }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A conversation with a Python process in a slot: frames of values over a socket that only that process holds.
 
-use crate::judge::{FETCH_MAX, exec, next_program, run_limits};
 use crate::job::{Job, Limits, Profile};
+use crate::judge::{FETCH_MAX, exec, next_program, run_limits};
 use crate::lang::{Language, Toolchain};
 use crate::slot_handle::{Outcome, Running, SlotHandle};
 use crate::value::Value;
@@ -72,7 +72,11 @@ impl<'a> Session<'a> {
         let mut argv = toolchain.run.clone();
         argv.pop(); // the program's path
         argv.extend(["-c".to_owned(), boot]);
-        let file = |path: &str, data: &[u8]| PlacedFile { path: path.into(), executable: false, data: data.to_vec() };
+        let file = |path: &str, data: &[u8]| PlacedFile {
+            path: path.into(),
+            executable: false,
+            data: data.to_vec(),
+        };
         // The process lives through many tests, so its own limits are the sum; each test is timed from here.
         #[allow(clippy::cast_precision_loss, reason = "a number of tests")]
         let times = tests.max(1) as f64;

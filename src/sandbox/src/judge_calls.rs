@@ -68,7 +68,9 @@ fn charge(result: &mut JobResult, out: Outcome) {
 /// How a test is judged whose process has ended without an answer.
 fn death(out: &Outcome) -> (Verdict, String) {
     match &out.report.end {
-        End::Exited(n) => (Verdict::RuntimeError, format!("the program left with status {n} instead of answering")),
+        End::Exited(n) => {
+            (Verdict::RuntimeError, format!("the program left with status {n} instead of answering"))
+        }
         End::Signaled(n) => (Verdict::RuntimeError, format!("the program died of signal {n}")),
         End::Wall | End::Cpu => (Verdict::TimeLimit, "time limit".into()),
         End::Memory => (Verdict::MemoryLimit, "memory limit".into()),
@@ -191,8 +193,16 @@ impl Judge<'_> {
         let (language, toolchain) = (self.language, self.toolchain);
         const AT_MOST: usize = 1000; // tests that the processes' own limits are meant for
         let since = Instant::now();
-        let mut program =
-            Session::open(self.slot, job, language, toolchain, Part::Calls, &job.code, &Value::None, AT_MOST)?;
+        let mut program = Session::open(
+            self.slot,
+            job,
+            language,
+            toolchain,
+            Part::Calls,
+            &job.code,
+            &Value::None,
+            AT_MOST,
+        )?;
         let names = match load(&mut program, Session::load_time(&job.limits)) {
             Some(Loaded::Ready(names)) => names,
             Some(Loaded::Not(verdict, why)) => {
@@ -307,7 +317,10 @@ fn relay(job: &Job, program: &mut Session<'_>, tests: &mut Session<'_>, result: 
             Heard::Value(v) => v,
             Heard::Late => return Relayed::Late,
             Heard::Gone => {
-                return Relayed::Judged(Verdict::Unscored, "the process that runs the tests ended early".into());
+                return Relayed::Judged(
+                    Verdict::Unscored,
+                    "the process that runs the tests ended early".into(),
+                );
             }
         };
         let parts = items(&message);

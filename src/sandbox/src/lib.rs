@@ -31,7 +31,8 @@ pub use bytes::Bytes;
 pub use compare::Comparator;
 pub use config::{Config, NetPolicy, SandboxError, Tier};
 pub use job::{
-    Call, Compile, FetchedFile, File, Grade, Job, JobResult, Limits, Mode, Profile, StdioTest, TestResult, Verdict,
+    Call, Compile, FetchedFile, File, Grade, Job, JobResult, Limits, Mode, Profile, StdioTest, TestResult,
+    Verdict,
 };
 pub use pool::{Cancel, Sandbox};
 pub use probe::{Probe, probe};

@@ -222,7 +222,7 @@ fn setup(config: &Config, toolchains: &[Result<Toolchain, String>]) -> Setup {
         binds,
         links,
         files: vec![
-            text("/etc/passwd", "user:x:1000:1000:user:/work:/bin/sh\n"),
+            text("/etc/passwd", "user:x:1000:1000:user:/tmp:/bin/sh\n"),
             text("/etc/group", "user:x:1000:\n"),
             text("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
             text("/etc/hosts", "127.0.0.1 localhost\n"),

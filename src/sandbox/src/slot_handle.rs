@@ -122,7 +122,8 @@ impl SlotHandle {
         let stdout = net::memfd(c"stdout", b"", MFdFlags::empty())?;
         let stderr = net::memfd(c"stderr", b"", MFdFlags::empty())?;
         // A large report, one with fetched files, needs a place that process 1 cannot make for itself.
-        let spare = if run.fetch.is_empty() { None } else { Some(net::memfd(c"report", b"", MFdFlags::empty())?) };
+        let spare =
+            if run.fetch.is_empty() { None } else { Some(net::memfd(c"report", b"", MFdFlags::empty())?) };
         let mut fds = vec![stdin.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()];
         fds.extend(channel.as_ref().map(AsRawFd::as_raw_fd));
         fds.extend(spare.as_ref().map(AsRawFd::as_raw_fd));

@@ -54,9 +54,9 @@ impl From<&Json> for Value {
             },
             Json::String(s) => Self::Str(s.clone().into_bytes()),
             Json::Array(items) => Self::List(items.iter().map(Self::from).collect()),
-            Json::Object(map) => {
-                Self::Dict(map.iter().map(|(k, v)| (Self::Str(k.clone().into_bytes()), Self::from(v))).collect())
-            }
+            Json::Object(map) => Self::Dict(
+                map.iter().map(|(k, v)| (Self::Str(k.clone().into_bytes()), Self::from(v))).collect(),
+            ),
         }
     }
 }
@@ -150,7 +150,9 @@ impl Value {
                 let (a, b) = (self.as_float(), expected.as_float());
                 a == b
                     || a.is_nan() && b.is_nan()
-                    || a.is_finite() && b.is_finite() && (a - b).abs() <= tolerance * a.abs().max(b.abs()).max(1.0)
+                    || a.is_finite()
+                        && b.is_finite()
+                        && (a - b).abs() <= tolerance * a.abs().max(b.abs()).max(1.0)
             }
             (Self::List(a) | Self::Tuple(a), Self::List(b) | Self::Tuple(b)) => all(a, b),
             (Self::Set(a), Self::Set(b)) => {
@@ -308,7 +310,9 @@ mod tests {
 
     #[test]
     fn code_objects_references_and_cut_values_are_refused() {
-        for bad in [&b"c\0\0\0\0"[..], b"r\0\0\0\0", b"[\x05\0\0\0N", b"", b"NN", b"0", b"[\xff\xff\xff\xff", b"{N0"] {
+        for bad in
+            [&b"c\0\0\0\0"[..], b"r\0\0\0\0", b"[\x05\0\0\0N", b"", b"NN", b"0", b"[\xff\xff\xff\xff", b"{N0"]
+        {
             assert!(Value::decode(bad).is_err(), "{bad:?}");
         }
         assert!(Value::decode(&b"[\x01\0\0\0".repeat(5000)).is_err());

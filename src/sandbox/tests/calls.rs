@@ -40,7 +40,10 @@ fn every_way_to_fail_a_call_has_its_verdict() {
     assert_eq!(verdict("raise SystemExit(0)"), (Verdict::RuntimeError, 0));
     // A new process goes on behind a crash or a time-out.
     assert_eq!(verdict("def f(x):\n  while x == 1: pass\n  return x"), (Verdict::TimeLimit, 1));
-    assert_eq!(verdict("import os\ndef f(x):\n  if x == 1: os._exit(0)\n  return x"), (Verdict::RuntimeError, 1));
+    assert_eq!(
+        verdict("import os\ndef f(x):\n  if x == 1: os._exit(0)\n  return x"),
+        (Verdict::RuntimeError, 1)
+    );
     assert_eq!(verdict("import os\nos._exit(0)"), (Verdict::RuntimeError, 0));
 }
 
@@ -53,7 +56,9 @@ fn tricks_with_equality_and_the_channel_do_not_pass() {
     };
     let equal = "class E(int):\n  def __eq__(s, o): return True\n  def __hash__(s): return 1\n";
     assert!(!pass(&format!("{equal}def f(x): return E(1)")));
-    assert!(!pass("import os, marshal\ndef f(x):\n  for i in range(5):\n    b = marshal.dumps([i, 'value', 9], 2)\n    os.write(3, len(b).to_bytes(4, 'little') + b)\n  return x * x"));
+    assert!(!pass(
+        "import os, marshal\ndef f(x):\n  for i in range(5):\n    b = marshal.dumps([i, 'value', 9], 2)\n    os.write(3, len(b).to_bytes(4, 'little') + b)\n  return x * x"
+    ));
     assert!(!pass("import os\ndef f(x):\n  os.write(3, b'\\xff' * 64)\n  return x * x"));
     assert!(!pass("import os\nos.close(3)\ndef f(x):\n  return x * x"));
     assert!(!pass("import marshal\nmarshal.dumps = lambda *a: b'N'\ndef f(x):\n  return x * x"));
@@ -105,7 +110,11 @@ fn leaving_early_is_not_passing() {
     }
     let r = s.run(&Job::pytest("p", "import os\ndef add(a, b): os._exit(0)", TESTS));
     assert_eq!(r.verdict, Verdict::RuntimeError, "{r:?}");
-    let r = s.run(&Job::pytest("p", "def add(a, b):\n  while True: pass", "def test_a():\n  assert add(1, 1) == 2"));
+    let r = s.run(&Job::pytest(
+        "p",
+        "def add(a, b):\n  while True: pass",
+        "def test_a():\n  assert add(1, 1) == 2",
+    ));
     assert_eq!(r.verdict, Verdict::TimeLimit, "{r:?}");
 }
 

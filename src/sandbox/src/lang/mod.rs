@@ -69,7 +69,7 @@ pub(crate) fn by_name(name: &str) -> Option<usize> {
 /// The base environment of every program: nothing of the supervisor's.
 pub(crate) const BASE_ENV: &[&str] = &[
     "PATH=/usr/local/bin:/usr/bin:/bin",
-    "HOME=/work",
+    "HOME=/tmp", // not the working directory, or what a program finds there would depend on its name
     "TMPDIR=/tmp",
     "LANG=C.UTF-8",
     "LC_ALL=C.UTF-8",
