@@ -1,4 +1,4 @@
-//! Builds the slot program and embeds it, so that whatever links this library (a test, a worker, the planner) can
+//! Builds the slot program and the interpreter's extension module and embeds both, so that whatever links this library (a test, a worker, the planner) can
 //! start slots without a second file next to it.
 //!
 //! The nested cargo has its own target directory, or it would wait for the lock of the outer one.
@@ -10,24 +10,25 @@ use std::process::Command;
 fn main() {
     let dir = |name: &str| PathBuf::from(env::var_os(name).expect("cargo sets it for build scripts"));
     let here = dir("CARGO_MANIFEST_DIR");
-    let slot = here.parent().expect("the crate lies in src/").join("sandbox-slot");
-    println!("cargo::rerun-if-changed={}", slot.join("src").display());
-    println!("cargo::rerun-if-changed={}", slot.join("Cargo.toml").display());
+    let src = here.parent().expect("the crate lies in src/");
+    for part in ["sandbox-slot", "sandbox-zygote"] {
+        println!("cargo::rerun-if-changed={}", src.join(part).join("src").display());
+        println!("cargo::rerun-if-changed={}", src.join(part).join("Cargo.toml").display());
+    }
     println!("cargo::rerun-if-changed=build.rs");
     let target_dir = dir("OUT_DIR").join("slot");
     let target = env::var("TARGET").expect("cargo sets it for build scripts");
     let mut cargo = Command::new(dir("CARGO"));
     cargo
+        .args(["build", "--release", "--target", &target])
         .args([
-            "build",
-            "--release",
-            "--bin",
+            "--package",
             "bessemer-sandbox-slot",
-            "--target",
-            &target,
+            "--package",
+            "bessemer-sandbox-zygote",
             "--manifest-path",
         ])
-        .arg(slot.join("Cargo.toml"))
+        .arg(src.join("sandbox-slot/Cargo.toml"))
         .arg("--target-dir")
         .arg(&target_dir)
         .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
@@ -41,6 +42,7 @@ fn main() {
     }
     let status = cargo.status().expect("cargo runs: it has started this build script");
     assert!(status.success(), "building the sandbox slot failed ({status}); its messages are above");
-    let built = target_dir.join(target).join("release/bessemer-sandbox-slot");
-    println!("cargo::rustc-env=BESSEMER_SLOT_BINARY={}", built.display());
+    let built = target_dir.join(target).join("release");
+    println!("cargo::rustc-env=BESSEMER_SLOT_BINARY={}", built.join("bessemer-sandbox-slot").display());
+    println!("cargo::rustc-env=BESSEMER_ZYGOTE_MODULE={}", built.join("libbessemer_zygote.so").display());
 }

@@ -26,7 +26,7 @@ pub struct Slot {
 
 impl Slot {
     /// Does one run from beginning to end. Everything that goes wrong is in the report.
-    pub fn run(&mut self, run: &Run, fds: &mut Vec<OwnedFd>, spawner: &mut dyn Spawner) -> Report {
+    pub fn run(&mut self, run: &mut Run, fds: &mut Vec<OwnedFd>, spawner: &mut dyn Spawner) -> Report {
         let mut report = Report {
             end: End::Failed(String::new()),
             wall_us: 0,
@@ -72,6 +72,10 @@ impl Slot {
                 report.cpu_us = seen.cpu_us;
                 report.peak_kb = seen.peak_kb;
                 report.leftovers = seen.leftovers;
+                if let e @ 1.. = spawner.failure() {
+                    report.end =
+                        End::Failed(format!("preparing the process: {}", nix::errno::Errno::from_raw(e)));
+                }
             }
             Err(e) => report.end = End::Failed(e.to_string()),
         }
@@ -90,18 +94,22 @@ impl Slot {
     }
 
     /// Puts the files in place; returns what is in use before the program starts.
-    fn prepare(&mut self, run: &Run) -> io::Result<(u64, u64)> {
+    ///
+    /// What was placed is wiped from our memory: a fork of this process must not find the code of another job there.
+    fn prepare(&mut self, run: &mut Run) -> io::Result<(u64, u64)> {
         if self.program != run.program {
             self.program = 0;
             clean::empty(&self.prog)?;
-            for f in &run.program_files {
+            for f in &mut run.program_files {
                 clean::place(&self.prog, &f.path, &f.data, f.executable)?;
+                f.data.fill(0);
             }
             self.program = run.program;
         }
         let baseline = clean::in_use(&self.prog)?;
-        for f in &run.work_files {
+        for f in &mut run.work_files {
             clean::place(&self.writable[1], &f.path, &f.data, f.executable)?;
+            f.data.fill(0);
         }
         Ok(baseline)
     }

@@ -5,7 +5,8 @@ use crate::run::Slot;
 use crate::spawn::{ExecSpawner, Spawner};
 use crate::wire::{Hello, Report, Run, STOP, Setup};
 use crate::{Context, Result, SlotError, filter, net, privilege, wait};
-use std::os::fd::RawFd;
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Runs as process 1 of a built slot, until the supervisor closes its end or the socket breaks.
 ///
@@ -23,21 +24,79 @@ pub fn process_one(setup: &Setup, socket: RawFd, built: Built, net_namespace: bo
         landlock: 0,
         interpreter: String::new(),
     };
-    let slot = Slot {
-        writable: built.writable,
-        prog: built.prog,
-        proc: built.proc,
-        processes_scoped,
-        program: 0,
-        socket,
-    };
     if !setup.zygote_argv.is_empty() {
-        return Err(SlotError("this build has no warm interpreter".into()));
+        return Err(become_interpreter(setup, socket, &built, &hello));
     }
+    let Built { writable, prog, proc, .. } = built;
+    let slot = Slot { writable, prog, proc, processes_scoped, program: 0, socket };
     quiet_stdio()?;
     filter::install()?;
     // Once the slot serves, an error means that nobody understands us: leaving is the clearest answer.
     let _ = serve(socket, slot, &hello, &mut ExecSpawner::default());
+    Ok(())
+}
+
+/// Descriptors of a slot in the interpreter that becomes process 1: the socket, then `/tmp`, `/work`, `/dev/shm`,
+/// `/prog`, and `/proc` where there is one. High, so that none is in the way of another.
+const INHERITED: RawFd = 100;
+
+/// Execs the interpreter, which calls [`serve_inherited`] when it is warm. Returns only the reason why it did not.
+fn become_interpreter(setup: &Setup, socket: RawFd, built: &Built, hello: &Hello) -> SlotError {
+    let dirs = built.writable.iter().chain([&built.prog]).chain(&built.proc).map(AsRawFd::as_raw_fd);
+    for (target, fd) in (INHERITED..).zip([socket].into_iter().chain(dirs)) {
+        // SAFETY: dup2 onto a number that nothing in this small process has reached.
+        if unsafe { libc::dup2(fd, target) } < 0 {
+            return SlotError(format!("dup2: {}", nix::errno::Errno::last()));
+        }
+    }
+    if let Err(e) = quiet_stdio() {
+        return e;
+    }
+    let hex: String = hello.encode().iter().map(|b| format!("{b:02x}")).collect();
+    let strings = |of: &[Vec<u8>]| {
+        of.iter().map(|a| CString::new(a.as_slice())).collect::<std::result::Result<Vec<_>, _>>()
+    };
+    let (Ok(mut argv), Ok(env)) = (strings(&setup.zygote_argv), strings(&setup.zygote_env)) else {
+        return SlotError("a NUL byte in the interpreter's command".into());
+    };
+    argv.push(CString::new(hex).expect("hexadecimal digits have no NUL"));
+    match nix::unistd::execve(&argv[0], &argv, &env) {
+        Ok(never) => match never {},
+        Err(e) => SlotError(format!("exec {}: {e}", argv[0].to_string_lossy())),
+    }
+}
+
+/// Serves as process 1 that has become an interpreter: takes over the descriptors, closes itself to its children,
+/// installs the filter, and says hello. Returns when the supervisor is gone.
+///
+/// # Errors
+/// A descriptor is missing, or the kernel refused a step.
+pub fn serve_inherited(hello: &Hello, mut spawner: Box<dyn Spawner>) -> Result<()> {
+    let number = 5 + i32::from(hello.can_observe);
+    let mut fds = Vec::new();
+    for fd in INHERITED..INHERITED + number {
+        // SAFETY: these were left open for us by become_interpreter, and nothing else in the process knows them.
+        unsafe {
+            if libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) != 0 {
+                return Err(SlotError(format!("descriptor {fd} of the slot is missing")));
+            }
+            fds.push(OwnedFd::from_raw_fd(fd));
+        }
+    }
+    let mut fds = fds.into_iter();
+    let mut next = || fds.next().ok_or_else(|| SlotError("a descriptor of the slot is missing".into()));
+    let socket = next()?;
+    let slot = Slot {
+        writable: [next()?, next()?, next()?],
+        prog: next()?,
+        proc: if hello.can_observe { Some(next()?) } else { None },
+        processes_scoped: hello.processes_scoped,
+        program: 0,
+        socket: socket.as_raw_fd(),
+    };
+    privilege::undumpable()?;
+    filter::install()?;
+    let _ = serve(socket.as_raw_fd(), slot, hello, spawner.as_mut()); // as in the exec lane
     Ok(())
 }
 
@@ -49,12 +108,16 @@ pub fn serve(socket: RawFd, mut slot: Slot, hello: &Hello, spawner: &mut dyn Spa
     wait::block_sigchld();
     net::send(socket, &hello.encode(), &[]).context(|| "hello".into())?;
     let mut buf = Vec::new();
-    while let Some((body, mut fds)) = net::receive(socket, &mut buf).context(|| "receiving a run".into())? {
+    while let Some((mut body, mut fds)) =
+        net::receive(socket, &mut buf).context(|| "receiving a run".into())?
+    {
         if body == STOP {
             continue; // for a run that was over by then
         }
-        let run = Run::decode(&body).context(|| "run".into())?;
-        let report: Report = slot.run(&run, &mut fds, spawner);
+        let mut run = Run::decode(&body).context(|| "run".into())?;
+        body.fill(0); // see Slot::prepare
+        buf.fill(0);
+        let report: Report = slot.run(&mut run, &mut fds, spawner);
         net::answer(socket, &report.encode(), fds.get(3)).context(|| "reporting".into())?;
     }
     Ok(())
@@ -66,7 +129,7 @@ fn quiet_stdio() -> Result<()> {
         .context(|| "opening /dev/null".into())?;
     for target in 0..3 {
         // SAFETY: replaces the standard descriptors, which nothing in this process reads or writes.
-        if unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&null), target) } < 0 {
+        if unsafe { libc::dup2(null.as_raw_fd(), target) } < 0 {
             return Err(SlotError(format!("dup2: {}", nix::errno::Errno::last())));
         }
     }

@@ -15,6 +15,11 @@ pub trait Spawner {
     /// # Errors
     /// It could not be started: the sandbox's failure.
     fn spawn(&mut self, run: &Run, fds: &[RawFd], limits: &[Rlimit]) -> Result<libc::pid_t>;
+
+    /// errno with which the last main process failed before it became the program; 0: it became it.
+    fn failure(&self) -> i32 {
+        0
+    }
 }
 
 /// What every main process does to itself first, whichever way it was made. Only async-signal-safe calls.
@@ -32,7 +37,11 @@ pub fn prepare_child(fds: &[RawFd], limits: &[Rlimit]) -> std::result::Result<()
             }
         }
         // All of ours close on exec; this is for the lane without exec, and a second lock for the other.
-        libc::syscall(libc::SYS_close_range, fds.len(), u32::MAX, 0);
+        if libc::syscall(libc::SYS_close_range, fds.len(), u32::MAX, 0) != 0 {
+            for fd in i32::try_from(fds.len()).unwrap_or(0)..1024 {
+                libc::close(fd); // before Linux 5.9
+            }
+        }
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut());
@@ -73,8 +82,13 @@ extern "C" fn child(arg: *mut libc::c_void) -> libc::c_int {
         plan.error = e;
         return 127;
     }
-    // SAFETY: both arrays are NULL-terminated and live in the suspended parent.
-    unsafe { libc::execve(plan.argv[0], plan.argv.as_ptr(), plan.env.as_ptr()) };
+    // SAFETY: both arrays are NULL-terminated and live in the suspended parent. Python and Rust ignore SIGPIPE, Python
+    // SIGXFSZ too; what is ignored stays so over exec, and programs must start with the defaults.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::signal(libc::SIGXFSZ, libc::SIG_DFL);
+        libc::execve(plan.argv[0], plan.argv.as_ptr(), plan.env.as_ptr());
+    }
     plan.error = Errno::last_raw();
     127
 }

@@ -40,13 +40,12 @@ pub struct Seen {
 
 /// Blocks SIGCHLD for good, so that [`run`] can wait for it with a time-out. Children unblock it.
 pub fn block_sigchld() {
-    // SAFETY: the set lives on our stack through both calls; SIGPIPE's handler is a constant.
+    // SAFETY: the set lives on our stack through the calls.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
         libc::sigaddset(&raw mut set, libc::SIGCHLD);
         libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL); // Rust ignores it; programs must start with the default
     }
 }
 

@@ -215,7 +215,7 @@ pub struct Setup {
     pub binds: Vec<Bind>,
     /// Symbolic links made in the root: (path inside, what it points to).
     pub links: Vec<(String, String)>,
-    /// Small files made in the root: (path inside, content).
+    /// Small files made in the root, read-only: (path inside, content).
     pub files: Vec<(String, Vec<u8>)>,
     /// Ask for an own network namespace. Refusal by the kernel is not an error here: it is told in [`Hello`].
     pub want_net_namespace: bool,
@@ -377,12 +377,8 @@ pub enum How {
     },
     /// A fork of the warm interpreter.
     Python {
-        /// What the child does with the code; see the zygote crate.
+        /// What the child does with the files in `/prog`; see `zygote.py`.
         kind: u32,
-        /// Source text.
-        code: Vec<u8>,
-        /// Second argument of the kind: test code, or an encoded list of calls.
-        extra: Vec<u8>,
     },
 }
 
@@ -421,11 +417,9 @@ impl Run {
                 e.list(argv, |e, a| e.bytes(a));
                 e.list(env, |e, a| e.bytes(a));
             }
-            How::Python { kind, code, extra } => {
+            How::Python { kind } => {
                 e.u8(1);
                 e.u32(*kind);
-                e.bytes(code);
-                e.bytes(extra);
             }
         }
         for v in self.limits.fields() {
@@ -449,7 +443,7 @@ impl Run {
         let mut d = Decoder::new(body);
         let how = match d.u8()? {
             0 => How::Exec { argv: d.list(Decoder::bytes)?, env: d.list(Decoder::bytes)? },
-            1 => How::Python { kind: d.u32()?, code: d.bytes()?, extra: d.bytes()? },
+            1 => How::Python { kind: d.u32()? },
             _ => return Err(Malformed { at: 0, want: "a way to start" }),
         };
         let mut l = [0_u64; 8];

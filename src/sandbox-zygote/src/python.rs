@@ -84,7 +84,10 @@ unsafe extern "C" fn serve(_module: *mut PyObject, args: *mut PyObject) -> *mut 
         let (mut data, mut size) = (ptr::null_mut(), 0);
         let hello = PyTuple_GetItem(args, 0);
         let child = PyTuple_GetItem(args, 1);
-        if hello.is_null() || child.is_null() || PyBytes_AsStringAndSize(hello, &raw mut data, &raw mut size) != 0 {
+        if hello.is_null()
+            || child.is_null()
+            || PyBytes_AsStringAndSize(hello, &raw mut data, &raw mut size) != 0
+        {
             return ptr::null_mut(); // the exception is set
         }
         (std::slice::from_raw_parts(data.cast::<u8>(), usize::try_from(size).unwrap_or(0)), child)

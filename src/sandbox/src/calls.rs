@@ -5,13 +5,13 @@ use crate::judge::{FETCH_MAX, exec, next_program, run_limits};
 use crate::lang::{Language, Toolchain};
 use crate::slot_handle::{Outcome, Running, SlotHandle};
 use crate::value::Value;
-use slot::wire::{PlacedFile, Run, RunLimits};
+use slot::wire::{How, PlacedFile, Run, RunLimits};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// The Python side.
-const CHILD: &str = include_str!("child.py");
+pub(crate) const CHILD: &str = include_str!("child.py");
 /// A frame larger than this is refused: no test's value is.
 const FRAME_MAX: usize = 16 << 20;
 /// What a process may take to start and load the program, beside the time that its tests have.
@@ -21,12 +21,17 @@ const LOAD_S: f64 = 5.0;
 #[derive(Clone, Copy)]
 pub(crate) enum Part {
     /// To answer calls of the program's functions.
-    Calls,
+    Calls = 1,
     /// To run test functions.
-    Tests,
+    Tests = 2,
     /// To run one test script.
-    Script,
+    Script = 3,
 }
+
+/// The other kinds of forks of a warm interpreter (`zygote.py`).
+pub(crate) const KIND_MAIN: u32 = 0;
+/// Only compiles what comes on stdin.
+pub(crate) const KIND_PARSE: u32 = 4;
 
 /// A process in a slot that talks to us.
 pub(crate) struct Session<'a> {
@@ -85,16 +90,18 @@ impl<'a> Session<'a> {
             cpu_s: job.limits.cpu_s * times + LOAD_S,
             ..job.limits
         };
+        let warm = !slot.hello.interpreter.is_empty();
+        let how = if warm { How::Python { kind: part as u32 } } else { exec(&argv, toolchain, &[]) };
+        let mut program_files = vec![file(language.source, source), file(".extra", &extra.encode())];
+        if !warm {
+            program_files.push(file(".child.py", CHILD.as_bytes()));
+        }
         let run = Run {
-            how: exec(&argv, toolchain, &[]),
+            how,
             limits: RunLimits { ..run_limits(&limits, language, Profile::Multi) },
             channel: true,
             program: next_program(),
-            program_files: vec![
-                file(language.source, source),
-                file(".child.py", CHILD.as_bytes()),
-                file(".extra", &extra.encode()),
-            ],
+            program_files,
             work_files: crate::judge::work_files(job),
             fetch: Vec::new(),
             fetch_max: FETCH_MAX,

@@ -56,6 +56,8 @@ pub struct Config {
     pub scratch_files: u64,
     /// Network namespaces.
     pub net: NetPolicy,
+    /// Keep a warm interpreter in each slot, whose forks run Python programs. Without it each run starts its own.
+    pub warm_python: bool,
     /// Runs after which a slot is replaced.
     pub runs_per_slot: u64,
 }
@@ -69,6 +71,7 @@ impl Default for Config {
             scratch_mb: 64,
             scratch_files: 8192,
             net: NetPolicy::default(),
+            warm_python: true,
             runs_per_slot: 10_000,
         }
     }

@@ -37,3 +37,14 @@ pub(crate) fn path() -> Result<OsString, SandboxError> {
     let fd = HELD.get().expect("it was set above, by us or by another thread");
     Ok(format!("/proc/self/fd/{}", fd.as_raw_fd()).into())
 }
+
+/// What makes an interpreter a warm process 1: the extension module and its Python side, as files of the slot's root.
+pub(crate) fn zygote_files() -> Vec<(String, Vec<u8>)> {
+    static MODULE: &[u8] = include_bytes!(env!("BESSEMER_ZYGOTE_MODULE"));
+    let file = |name: &str, data: &[u8]| (format!("/.zygote/{name}"), data.to_vec());
+    vec![
+        file("bessemer_zygote.abi3.so", MODULE),
+        file("bessemer_child.py", crate::calls::CHILD.as_bytes()),
+        file("zygote.py", include_str!("zygote.py").as_bytes()),
+    ]
+}

@@ -1,6 +1,7 @@
 //! From a job to runs, and from what came of them to verdicts.
 
 use crate::bytes::Bytes;
+use crate::calls::{KIND_MAIN, KIND_PARSE};
 use crate::config::Tier;
 use crate::job::{
     Compile, FetchedFile, Grade, Job, JobResult, Limits, Mode, Profile, StdioTest, TestResult, Verdict,
@@ -130,7 +131,7 @@ impl Judge<'_> {
             },
         };
         let mut run = Run {
-            how: exec(&self.toolchain.run, self.toolchain, &[]),
+            how: self.how(KIND_MAIN, &self.toolchain.run),
             limits: run_limits(&job.limits, self.language, job.profile),
             channel: false,
             program: next_program(),
@@ -152,6 +153,15 @@ impl Judge<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A fork of the warm interpreter for Python, if there is one; else a program of its own.
+    fn how(&self, kind: u32, argv: &[String]) -> How {
+        if self.language.name == "python" && !self.slot.hello.interpreter.is_empty() {
+            How::Python { kind }
+        } else {
+            exec(argv, self.toolchain, &[])
+        }
     }
 
     fn compile(
@@ -203,7 +213,7 @@ impl Judge<'_> {
         argv.pop(); // the program's path
         argv.extend(["-I", "-S", "-c", lang::PARSE_SCRIPT].map(str::to_owned));
         let run = Run {
-            how: exec(&argv, self.toolchain, &[]),
+            how: self.how(KIND_PARSE, &argv),
             limits: run_limits(&job.limits, self.language, Profile::Solo),
             channel: false,
             program: 0,

@@ -1,6 +1,7 @@
 //! The sandbox: a fixed number of slots, and batches over them.
 
 use crate::config::{Config, NetPolicy, SandboxError, Tier};
+use crate::helper;
 use crate::job::{Job, JobResult};
 use crate::judge::Judge;
 use crate::lang::{self, Toolchain};
@@ -36,6 +37,8 @@ pub struct Sandbox {
     toolchains: Vec<Result<Toolchain, String>>,
     hello: Hello,
     tier: Tier,
+    /// The warm interpreter's version, or why there is none.
+    warm: Result<String, String>,
     free: Mutex<Vec<Pair>>,
     returned: Condvar,
 }
@@ -59,8 +62,7 @@ impl Sandbox {
         if let Some(Err(e)) = python {
             return Err(SandboxError::Language(e.clone()));
         }
-        let setup = Arc::new(setup(&config, &toolchains));
-        let first = SlotHandle::start(&setup, config.runs_per_slot)?;
+        let (setup, first, warm) = first_slot(&config, &toolchains)?;
         let hello = first.hello.clone();
         let (tier, why) = tier_of(&hello, config.net);
         if tier < config.tier_min {
@@ -69,13 +71,30 @@ impl Sandbox {
         let mut free = vec![Pair { main: Some(first), tester: None }];
         free.resize_with(config.slots.max(1), Pair::default);
         free.reverse(); // the slot that stands is taken first
-        Ok(Self { config, setup, toolchains, hello, tier, free: Mutex::new(free), returned: Condvar::new() })
+        Ok(Self {
+            config,
+            setup,
+            toolchains,
+            hello,
+            tier,
+            warm,
+            free: Mutex::new(free),
+            returned: Condvar::new(),
+        })
     }
 
     /// How well programs are isolated here.
     #[must_use]
     pub fn tier(&self) -> Tier {
         self.tier
+    }
+
+    /// The version of the warm interpreter that Python runs are forks of; or why each has to start its own.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn warm_python(&self) -> Result<&str, &str> {
+        self.warm.as_deref().map_err(String::as_str)
     }
 
     /// What the first slot said of itself.
@@ -231,6 +250,33 @@ fn setup(config: &Config, toolchains: &[Result<Toolchain, String>]) -> Setup {
         zygote_argv: Vec::new(),
         zygote_env: Vec::new(),
     }
+}
+
+/// The first slot, with a warm interpreter if it can be had: without one Python runs are slower, not less safe.
+fn first_slot(
+    config: &Config,
+    toolchains: &[Result<Toolchain, String>],
+) -> Result<(Arc<Setup>, SlotHandle, Result<String, String>), SandboxError> {
+    let cold = setup(config, toolchains);
+    let python = lang::by_name("python").and_then(|i| toolchains[i].as_ref().ok());
+    let warm = match python {
+        Some(_) if !config.warm_python => Err("switched off by the caller".to_owned()),
+        None => Err("there is no Python".to_owned()),
+        Some(t) => {
+            let mut setup = cold.clone();
+            setup.files.extend(helper::zygote_files());
+            let (argv, env) = lang::zygote_command(t);
+            (setup.zygote_argv, setup.zygote_env) = (argv, env);
+            let setup = Arc::new(setup);
+            match SlotHandle::start(&setup, config.runs_per_slot) {
+                Ok(slot) => return Ok((setup, slot, Ok(t.version.clone()))),
+                Err(e) => Err(e.to_string()),
+            }
+        }
+    };
+    let setup = Arc::new(cold);
+    let slot = SlotHandle::start(&setup, config.runs_per_slot)?;
+    Ok((setup, slot, warm))
 }
 
 fn tier_of(hello: &Hello, net: NetPolicy) -> (Tier, String) {

@@ -43,6 +43,11 @@ pub fn probe(config: &Config) -> Probe {
             "processes are counted every 5 ms (the kernel counts them per user only)",
         ),
     ];
+    let mut facts = facts;
+    facts.push(match sandbox.warm_python() {
+        Ok(version) => format!("Python runs are forks of a warm interpreter ({version})"),
+        Err(why) => format!("Python runs start an interpreter each: {why}"),
+    });
     let languages = sandbox.languages().into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
     Probe { tier: Some(sandbox.tier()), facts, languages }
 }

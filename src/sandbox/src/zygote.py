@@ -2,11 +2,11 @@
 # "child" in it. Nothing of any job is ever in this process' memory but for the moment of passing it on.
 import sys
 
-sys.path.remove('/.zygote')
 import bisect, collections, copy, functools, heapq, io, itertools, json, linecache, marshal, math, operator, os, random
 import re, string, threading, traceback, types, typing, warnings
 import atexit, builtins, datetime, decimal, fractions, gc
 import bessemer_child
+import bessemer_zygote
 
 MAIN = '/prog/main.py'
 
@@ -127,7 +127,7 @@ def warm_up():
 
 
 def main():
-    import bessemer_zygote
+    sys.path.remove('/.zygote')
     hello = bytes.fromhex(sys.argv[1])
     for name in ('bessemer_zygote', 'bessemer_child', __name__):
         sys.modules.pop(name, None)
@@ -138,4 +138,14 @@ def main():
     bessemer_zygote.serve(hello, child)
 
 
-main()
+def tell_failure(text):
+    """The hello of a slot that does not stand, in the encoding of the slot crate's wire module."""
+    text = text.encode('utf-8', 'replace')[:4000]
+    os.write(100, b'\0' + (1).to_bytes(4, 'little') + len(text).to_bytes(8, 'little') + text + bytes(4 + 4 + 8))
+
+
+try:
+    main()
+except BaseException:
+    tell_failure('the warm interpreter: ' + traceback.format_exc())
+    os._exit(1)

@@ -12,7 +12,7 @@ use slot::wire::Bind;
 use std::path::Path;
 
 pub(crate) use binds::base as base_binds;
-pub(crate) use python::{PARSE_SCRIPT, is_syntax_error};
+pub(crate) use python::{PARSE_SCRIPT, is_syntax_error, zygote_command};
 
 /// One language of the table.
 pub(crate) struct Language {

@@ -70,6 +70,16 @@ fn find(config: &Config) -> Result<Toolchain, String> {
     })
 }
 
+/// argv and environment of the interpreter that becomes process 1 of a slot.
+pub(crate) fn zygote_command(toolchain: &Toolchain) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    let boot = "import sys; sys.path.insert(0, '/.zygote'); import zygote";
+    let mut argv = toolchain.run.clone();
+    argv.pop(); // the program's path
+    argv.extend(["-c", boot].map(str::to_owned));
+    let env = super::BASE_ENV.iter().map(|e| (*e).to_owned()).chain(toolchain.env.iter().cloned());
+    (argv.into_iter().map(String::into_bytes).collect(), env.map(String::into_bytes).collect())
+}
+
 /// Whether an interpreter that left with status 1 did so because the main file does not compile: Python then prints
 /// the error without the line that heads every traceback. (A program that imitates this only fails in another way.)
 pub(crate) fn is_syntax_error(stderr: &[u8]) -> bool {
