@@ -32,8 +32,8 @@ fn what_depends_on_a_failure_never_starts_and_resume_runs_each_of_it_once() {
     assert_eq!(&marks[marks.len() - 2..], ["b", "c"]);
 }
 
-/// Counts to 60 in steps of a quarter second; told to stop, it notes how far it is and says "continue me".
-const COUNTING: &str = r#"n=$(cat "$BESSEMER_TASK_DIR/count" 2>/dev/null || echo 0); trap 'echo $n > "$BESSEMER_TASK_DIR/count"; exit 85' USR2 TERM; while [ $n -lt 60 ]; do sleep 0.25; n=$((n+1)); echo $n >> "$BESSEMER_TASK_DIR/steps"; done; echo $n > total"#;
+/// Counts to 150 in steps of a quarter second; told to stop, it notes how far it is and says "continue me".
+const COUNTING: &str = r#"n=$(cat "$BESSEMER_TASK_DIR/count" 2>/dev/null || echo 0); trap 'echo $n > "$BESSEMER_TASK_DIR/count"; exit 85' USR2 TERM; while [ $n -lt 150 ]; do sleep 0.25; n=$((n+1)); echo $n >> "$BESSEMER_TASK_DIR/steps"; done; echo $n > total"#;
 
 #[test]
 fn before_the_time_limit_a_task_checkpoints_and_a_new_attempt_continues() {
@@ -41,7 +41,7 @@ fn before_the_time_limit_a_task_checkpoints_and_a_new_attempt_continues() {
         return;
     }
     let lab = Lab::new(&[]);
-    lab.job(&sweeps::chain(&lab, COUNTING, "margin: 52s, resources: {walltime: 1m}"));
+    lab.job(&sweeps::chain(&lab, COUNTING, "margin: 30s, resources: {walltime: 1m}"));
     lab.submit().code(0);
     let status = lab.until("a is checkpointed", |s| s.state("a") != "running" && s.state("a") != "queued");
     assert_eq!(status.state("a"), "checkpointed", "{status:#?}");
@@ -49,7 +49,7 @@ fn before_the_time_limit_a_task_checkpoints_and_a_new_attempt_continues() {
     assert_eq!(status.task("a")["attempt"], 2);
     let key = status.task("a")["key"].as_str().or(status.task("a")["task"].as_str()).unwrap();
     let steps = std::fs::read_to_string(lab.dir.join(format!("runs/chain/tasks/{key}/steps"))).unwrap();
-    let wanted: Vec<String> = (1..=60).map(|n| n.to_string()).collect();
+    let wanted: Vec<String> = (1..=150).map(|n| n.to_string()).collect();
     assert_eq!(steps.lines().collect::<Vec<_>>(), wanted, "no step was lost and none was done twice");
     assert_eq!(lab.marks(), ["a", "a", "b", "c"]);
 }
@@ -97,7 +97,7 @@ fn a_preempted_task_goes_on_from_where_it_was() {
     assert_eq!(status.task("a")["attempt"], 2);
     let key = status.task("a")["key"].as_str().or(status.task("a")["task"].as_str()).unwrap();
     let steps = std::fs::read_to_string(lab.dir.join(format!("runs/chain/tasks/{key}/steps"))).unwrap();
-    assert_eq!(steps.lines().count(), 60, "continued, not started over: {steps}");
+    assert_eq!(steps.lines().count(), 150, "continued, not started over: {steps}");
 }
 
 #[test]
