@@ -191,6 +191,13 @@ pub trait Backend: Send + Sync {
         false
     }
 
+    /// Whether a submission of this size would find a place now. Only where [`Backend::needs_driver`] can the answer be
+    /// "no": it saves the intent of a submission that would be `Submitted::Limit` anyway.
+    fn has_room(&self, resources: &record::Resources) -> bool {
+        let _ = resources;
+        true
+    }
+
     /// Returns when something may have changed, at the latest after `at_most`. Local: as soon as a job of ours ends.
     /// Others can only let the time pass.
     fn wait(&self, at_most: Duration) {

@@ -226,6 +226,16 @@ impl Backend for Local {
         Limits::default()
     }
 
+    /// `true` also for what will never fit: `submit` says so.
+    fn has_room(&self, resources: &record::Resources) -> bool {
+        let mut state = self.state();
+        state.reap();
+        if state.looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
+            state.look(&self.pool);
+        }
+        !matches!(self.machine.place(resources, &state.held()), Err(false))
+    }
+
     fn needs_driver(&self) -> bool {
         true
     }

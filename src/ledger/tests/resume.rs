@@ -307,3 +307,60 @@ fn driving_a_cluster_sweep_ends_when_all_is_done() {
     drop(engine);
     assert!(lab.states().values().all(|s| s == "succeeded"));
 }
+
+#[test]
+fn on_this_machine_a_service_starts_with_its_first_consumer_and_intents_are_written_only_where_there_is_room()
+{
+    let lab = served();
+    lab.fake.with(|w| w.slots = Some(2));
+    let mut engine = lab.create();
+    let fake = lab.fake.clone();
+    let mut seen_with_judge = Vec::new();
+    let report = engine
+        .drive(&AtomicBool::new(false), |_| {
+            let live: Vec<_> = fake.live().iter().map(|id| (id.clone(), fake.spec(id).phase)).collect();
+            assert!(live.len() <= 2);
+            let judge = live.iter().find(|(_, phase)| phase == "judge").map(|(id, _)| id.clone());
+            for (id, phase) in &live {
+                if judge.is_some() && phase != "judge" {
+                    seen_with_judge.push(phase.clone());
+                }
+                if phase != "judge" {
+                    fake.succeed(id);
+                } else if fake.job(id).state == JobState::Waiting {
+                    fake.start(id);
+                }
+            }
+            // the server leaves when the last of its consumers has a result
+            if let Some(id) = judge.filter(|_| seen_with_judge.len() == 2) {
+                fake.leave_record(&id, Status::Ok, None, None);
+                fake.set(&id, JobState::Completed, "COMPLETED");
+            }
+        })
+        .unwrap();
+    assert_eq!(report.ended, Ended::Done, "{report:?}");
+    assert_eq!(seen_with_judge, ["use", "use"], "the model was made before the judge started");
+    assert_eq!(fake.with(|w| w.submits), 4, "one submission each: none was tried without room");
+}
+
+#[test]
+fn a_service_that_takes_the_last_slot_is_ended_and_told_rather_than_waited_for() {
+    let lab = served();
+    lab.fake.with(|w| w.slots = Some(1));
+    let mut engine = lab.create();
+    let fake = lab.fake.clone();
+    let report = engine
+        .drive(&AtomicBool::new(false), |_| {
+            for id in fake.live() {
+                if fake.spec(&id).phase != "judge" {
+                    fake.succeed(&id);
+                } else if fake.job(&id).state == JobState::Waiting {
+                    fake.start(&id);
+                }
+            }
+        })
+        .unwrap();
+    assert_eq!(report.ended, Ended::Stuck);
+    assert!(report.last.warnings.iter().any(|w| w.contains("leave no room")), "{report:?}");
+    assert!(fake.live().is_empty());
+}

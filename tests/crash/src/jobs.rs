@@ -25,6 +25,7 @@ pub fn advance(guard: &mut Guard, dir: &Path) -> io::Result<()> {
                 State::Pending => match dependencies(&guard.cluster, &job) {
                     Dependencies::Never => guard.cluster.jobs[k].reason = "DependencyNeverSatisfied".into(),
                     Dependencies::Waiting => guard.cluster.jobs[k].reason = "Dependency".into(),
+                    Dependencies::Met if faults.hold => guard.cluster.jobs[k].reason = "Resources".into(),
                     Dependencies::Met if job.begin_ms > now => {
                         guard.cluster.jobs[k].reason = "BeginTime".into()
                     }

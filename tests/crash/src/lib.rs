@@ -46,6 +46,8 @@ pub struct Faults {
     pub max_submit: u64,
     /// A job runs at least this long before it ends.
     pub run_ms: u64,
+    /// Nothing starts.
+    pub hold: bool,
     /// Jobs are really run (`bash job.sh`), not played.
     pub real: bool,
 }

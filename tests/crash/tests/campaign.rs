@@ -214,6 +214,7 @@ fn faults(seed: u64) -> Faults {
         no_accounting: share(11) < 0.5,
         max_submit: if share(12) < 0.5 { 0 } else { 3 },
         run_ms: some(13, 30.0) as u64,
+        hold: false,
         real: false,
     }
 }

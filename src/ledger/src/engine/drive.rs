@@ -91,6 +91,11 @@ impl Engine {
             if live == 0 && !waiting && (stopping || !may_pass(&round)) {
                 break;
             }
+            if !stopping && driver && starved(&round, &stands) {
+                round.report.warnings.push(STARVED.into());
+                self.end_local_jobs(&mut round);
+                break;
+            }
             if shown.is_none_or(|t| t.elapsed() >= SHOW_EVERY) {
                 shown = Some(Instant::now());
                 show(&self.view(&Filter::all())?);
@@ -170,6 +175,21 @@ impl Engine {
             std::thread::sleep(Duration::from_millis(200).min(floor));
         }
     }
+}
+
+const STARVED: &str = "only services are running, and they leave no room for those that need them: give them less \
+     `resources`, or this site more; then `bessemer resume`";
+
+/// Whether nothing but services runs, and one that needs them finds no room: that would last until the services give up.
+fn starved(round: &Round, stands: &[Stand]) -> bool {
+    let full = matches!(round.report.stopped, Some(Stop::Limit(_)));
+    let now_ms = record::now_ms();
+    let due = |k: usize| round.board.newest[k].as_ref().is_none_or(|a| a.next_try_ms <= now_ms);
+    let mut live = (0..stands.len()).filter(|&k| stands[k] == Stand::Live).peekable();
+    let waiting = |service: usize| {
+        round.board.consumers[service].iter().any(|&c| stands[c] == Stand::Pending && due(c))
+    };
+    full && live.peek().is_some() && live.clone().all(|k| round.board.tasks[k].service) && live.any(waiting)
 }
 
 /// When the next attempt that waits for its time may go out, milliseconds since the epoch.

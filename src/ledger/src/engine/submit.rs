@@ -13,7 +13,7 @@ use crate::host::Process;
 use crate::state::{AttemptState, Context, Observation, step};
 use crate::submission::{SubmissionState, on_reply};
 use cluster::backend::{JobRef, Submission, Submitted};
-use record::{FailureClass, Token};
+use record::{FailureClass, Resources, Token};
 use std::collections::{BTreeMap, HashSet};
 
 /// Fewest equal tasks that make an array.
@@ -82,6 +82,8 @@ pub(super) struct Round {
     refused: HashSet<String>,
     /// Jobs that may still be handed in before `limits.max_submit`.
     slots: u64,
+    /// Sizes that found no place on this machine in this round.
+    no_room: Vec<Resources>,
     /// Task positions that are put off to a later round.
     put_off: HashSet<usize>,
     /// The answer that is not in the ledger yet: written together with the next intent, one commit per job.
@@ -92,6 +94,7 @@ impl Round {
     /// A new round on the same board.
     pub(super) fn start_again(&mut self, slots: u64) {
         self.put_off.clear();
+        self.no_room.clear();
         self.slots = slots;
         if !matches!(self.report.stopped, Some(Stop::Refused(_))) {
             self.report.stopped = None;
@@ -137,6 +140,7 @@ impl Engine {
             report: SubmitReport::default(),
             refused: HashSet::new(),
             slots,
+            no_room: Vec::new(),
             put_off: HashSet::new(),
             unwritten: None,
         })
@@ -272,6 +276,18 @@ impl Engine {
                 self.backend.limits().max_submit.unwrap_or(0)
             )));
             return Ok(false);
+        }
+        // Smaller tasks may pass one that finds no room: nothing idles, and the sweep is finite.
+        let first = &group.members[0];
+        let task = desk.task(&round.board.tasks[first.k].key).expect("only tasks of the graph are ready");
+        let wanted = Resources { memory_mb: first.memory_mb, ..task.resources.clone() };
+        if round.no_room.contains(&wanted) || !self.backend.has_room(&wanted) {
+            round.put_off.extend(group.members.iter().map(|m| m.k));
+            if !round.no_room.contains(&wanted) {
+                round.no_room.push(wanted);
+            }
+            round.report.stopped.get_or_insert_with(|| Stop::Limit("no free slot".into()));
+            return Ok(true);
         }
         let fit = usize::try_from(round.slots).unwrap_or(usize::MAX);
         group.members.truncate(fit);

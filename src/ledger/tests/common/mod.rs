@@ -60,6 +60,8 @@ pub struct World {
     pub max_array: u32,
     /// Cancellations take effect only at [`Fake::cancellations_land`].
     pub slow_cancel: bool,
+    /// As a local site: so many slots, nothing queues.
+    pub slots: Option<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -312,6 +314,17 @@ impl Backend for Fake {
     fn calls(&self) -> u64 {
         self.with(|w| w.submits + w.queries + w.cancels.len() as u64)
     }
+
+    fn needs_driver(&self) -> bool {
+        self.with(|w| w.slots.is_some())
+    }
+
+    fn has_room(&self, _: &Resources) -> bool {
+        let live = self.live().len();
+        self.with(|w| w.slots.is_none_or(|n| live < n))
+    }
+
+    fn wait(&self, _: std::time::Duration) {}
 
     fn limits(&self) -> Limits {
         self.with(|w| Limits { max_array: w.max_array, max_submit: None, min_poll_s: 0 })
