@@ -31,6 +31,8 @@ pub enum Error {
     /// Numbers ran away.
     #[error("{0}")]
     Diverged(String),
+    #[error("the reward: {0}")]
+    Reward(#[source] rl::RewardError),
     #[error("the engine: {0}")]
     Engine(#[from] generate::EngineError),
 }

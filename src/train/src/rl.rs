@@ -25,9 +25,15 @@ pub struct Rollout {
     pub finish: Finish,
 }
 
+/// Why a batch got no rewards, in the oracle's words.
+pub type RewardError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Where rewards come from.
 pub trait Reward {
-    /// One value per rollout, in their order. `None` is "could not be judged": that rollout takes no part in the
-    /// update; it is never counted as 0.
-    fn score(&mut self, batch: &[Rollout]) -> Vec<Option<f64>>;
+    /// One value per rollout of episode `episode`, in their order. `None` is "could not be judged": that rollout takes no
+    /// part in the update; it is never counted as 0.
+    ///
+    /// # Errors
+    /// Judging as a whole failed (too many unjudged, a ledger that cannot be written).
+    fn score(&mut self, episode: u64, batch: &[Rollout]) -> Result<Vec<Option<f64>>, RewardError>;
 }

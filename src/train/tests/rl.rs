@@ -8,7 +8,7 @@ use model::Model;
 use record::params::{Algorithm, LoraParams, RlParams};
 use std::path::Path;
 use tch::{Kind, Tensor};
-use train::rl::{Job, Prompts, Summary, run};
+use train::rl::{Job, Prompts, RewardError, Rollout, Summary, run};
 use train::{End, Result};
 
 fn params(algorithm: Algorithm) -> RlParams {
@@ -126,8 +126,8 @@ fn answers_that_cannot_be_judged_take_no_part_and_are_counted() {
 
     struct Blind;
     impl train::rl::Reward for Blind {
-        fn score(&mut self, batch: &[train::rl::Rollout]) -> Vec<Option<f64>> {
-            vec![None; batch.len()]
+        fn score(&mut self, _: u64, batch: &[Rollout]) -> std::result::Result<Vec<Option<f64>>, RewardError> {
+            Ok(vec![None; batch.len()])
         }
     }
     let mut m = fresh(&p);

@@ -1,11 +1,15 @@
 //! One module per kind of work.
 
+pub mod base;
 pub mod corpus;
 pub mod cursor;
 pub mod doctor;
 pub mod eval;
+pub mod rl;
 pub mod sample;
 pub mod serve;
+pub mod sft;
+pub mod training;
 pub mod verify;
 
 use crate::context::{Context, Ending, Failure};
@@ -21,14 +25,14 @@ pub fn run(cx: &mut Context) -> Result<Ending> {
     model::runtime::init(cx.spec.resources.cpus);
     match work {
         Params::Corpus(p) => corpus::run(cx, &p),
+        Params::Base(p) => base::run(cx, &p),
+        Params::Sft(p) => sft::run(cx, &p),
+        Params::Rl(p) => rl::run(cx, &p),
         Params::Serve(p) => serve::run(cx, &p),
         Params::Sample(p) => sample::run(cx, &p),
         Params::Eval(p) => eval::run(cx, &p),
         Params::Command(_) => {
             Err(Failure::user("kind command is run by the supervisor, not by the worker").into())
-        }
-        other => {
-            Err(Failure::user(format!("kind {} is not built into this worker", other.kind().name())).into())
         }
     }
 }

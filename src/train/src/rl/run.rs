@@ -135,7 +135,7 @@ impl<'a> Runner<'a> {
         let of = u64::from(self.job.params.episodes);
         let mut done = self.resume(host)?;
         if done == 0 && self.job.validation.is_some() && self.every() > 0 {
-            let value = self.validate()?;
+            let value = self.validate(0)?;
             host.step(0, of, &[("validation_reward", value)])?;
             self.consider(0, value);
         }
@@ -144,7 +144,7 @@ impl<'a> Runner<'a> {
             let mut values = self.episode(done)?;
             done += 1;
             if self.every() > 0 && (done % self.every() == 0 || done == of) && self.job.validation.is_some() {
-                let value = self.validate()?;
+                let value = self.validate(done)?;
                 values.push(("validation_reward", value));
                 self.consider(done, value);
             }
@@ -223,7 +223,7 @@ impl<'a> Runner<'a> {
     }
 
     /// Mean reward of one answer per validation prompt; the same seeds at every measurement.
-    fn validate(&mut self) -> Result<f64> {
+    fn validate(&mut self, done: u64) -> Result<f64> {
         self.engine.refresh(self.model);
         let sampling = self.sampling(bits(self.job.params.seed, u64::MAX));
         let Some(set) = &mut self.job.validation else { return Ok(f64::NAN) };
@@ -243,7 +243,7 @@ impl<'a> Runner<'a> {
             .enumerate()
             .flat_map(|(prompt, row)| row.into_iter().map(move |s| rollout(prompt, s)))
             .collect();
-        let scored: Vec<f64> = score(set.reward, &rollouts)?.into_iter().flatten().collect();
+        let scored: Vec<f64> = score(set.reward, done, &rollouts)?.into_iter().flatten().collect();
         if scored.is_empty() {
             return Err(Error::Invalid("no validation answer could be judged: see the oracle's log".into()));
         }
@@ -338,7 +338,7 @@ impl<'a> Runner<'a> {
                 rollouts.push(rollout(prompt, s));
             }
         }
-        let scores = score(self.job.train.reward, &rollouts)?;
+        let scores = score(self.job.train.reward, episode + 1, &rollouts)?;
         let unscored = scores.iter().filter(|s| s.is_none()).count();
         if unscored == scores.len() {
             return Err(Error::Invalid(format!(
@@ -410,8 +410,8 @@ fn rollout(prompt: usize, s: generate::Sequence) -> Rollout {
 }
 
 /// Asks for scores and checks that there is one for each answer and that each is a number.
-fn score(reward: &mut dyn Reward, rollouts: &[Rollout]) -> Result<Vec<Option<f64>>> {
-    let scores = reward.score(rollouts);
+fn score(reward: &mut dyn Reward, episode: u64, rollouts: &[Rollout]) -> Result<Vec<Option<f64>>> {
+    let scores = reward.score(episode, rollouts).map_err(Error::Reward)?;
     if scores.len() != rollouts.len() || scores.iter().flatten().any(|s| !s.is_finite()) {
         return Err(Error::Invalid(format!(
             "the reward gave {} values for {} answers, or one that is not finite",

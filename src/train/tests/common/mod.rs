@@ -9,7 +9,7 @@ use record::checkpoint::Store;
 use record::params::LoraParams;
 use std::path::Path;
 use tch::Device;
-use train::rl::{Reward, Rollout};
+use train::rl::{Reward, RewardError, Rollout};
 use train::rows::{Encoded, Row, encode};
 use train::{Host, Result};
 
@@ -114,8 +114,8 @@ pub struct Digits {
 }
 
 impl Reward for Digits {
-    fn score(&mut self, batch: &[Rollout]) -> Vec<Option<f64>> {
-        batch
+    fn score(&mut self, _: u64, batch: &[Rollout]) -> std::result::Result<Vec<Option<f64>>, RewardError> {
+        Ok(batch
             .iter()
             .enumerate()
             .map(|(i, r)| {
@@ -124,6 +124,6 @@ impl Reward for Digits {
                 let ended = if r.finish == Finish::Stop { 0.1 } else { 0.0 };
                 (!self.blind || i % 7 != 3).then_some(digits / n + ended)
             })
-            .collect()
+            .collect())
     }
 }

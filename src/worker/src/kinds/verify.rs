@@ -41,7 +41,6 @@ fn shared_cache(cx: &Context) -> Result<VerdictCache> {
 ///
 /// # Errors
 /// As [`tests_oracle`]; I/O errors of the ledger.
-#[allow(dead_code, reason = "the rl kind uses it as soon as it lands")]
 pub fn reward(cx: &Context, scoring: Scoring) -> Result<Reward> {
     let ledger = RewardLedger::append(&cx.out().join(LEDGER))?;
     Ok(Reward::new(tests_oracle(cx)?, scoring, Some(ledger)))

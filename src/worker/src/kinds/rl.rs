@@ -1,0 +1,79 @@
+//! Kind `rl`: reinforcement learning against executed tests.
+
+use crate::context::{Context, Ending};
+use crate::kinds::{cursor, training, verify};
+use anyhow::Result;
+use corpus::Problem;
+use oracle::{Answer, Reward, Scoring};
+use record::params::{RlParams, Split};
+use serde_json::json;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use train::rl::{Job, Prompts, RewardError, Rollout, run as learn};
+use train::rows::prompt_ids;
+
+/// The oracle of one split; both splits share the sandbox, the verdict cache and the ledger.
+struct Judge<'a> {
+    reward: &'a RefCell<Reward>,
+    problems: &'a [Problem],
+}
+
+impl train::rl::Reward for Judge<'_> {
+    fn score(&mut self, episode: u64, batch: &[Rollout]) -> Result<Vec<Option<f64>>, RewardError> {
+        let mut seen: HashMap<usize, u32> = HashMap::new();
+        let answers: Vec<Answer<'_>> = batch
+            .iter()
+            .map(|r| {
+                let count = seen.entry(r.prompt).or_default();
+                *count += 1;
+                Answer { problem: &self.problems[r.prompt], sample: *count - 1, text: &r.text }
+            })
+            .collect();
+        let judged = self.reward.borrow_mut().judge(episode, &answers)?;
+        Ok(judged.into_iter().map(|j| j.scored.score).collect())
+    }
+}
+
+pub fn run(cx: &mut Context, p: &RlParams) -> Result<Ending> {
+    let problems = cursor::problems(cx, Split::Train, 0)?;
+    let checks = if p.validate_every > 0 { cursor::problems(cx, Split::Validation, 0)? } else { Vec::new() };
+    let (mut model, base) = training::load(cx, "model", p.precision)?;
+    // the KL term pulls towards `reference`; without one towards the starting model: adapter off, or a frozen copy
+    let reference = match (cx.optional_input("reference")?, &p.lora) {
+        (Some(_), _) => Some(training::load(cx, "reference", p.precision)?.0),
+        (None, None) => Some(training::load(cx, "model", p.precision)?.0),
+        (None, Some(_)) => None,
+    };
+    tch::manual_seed((p.seed >> 1) as i64);
+    match &p.lora {
+        Some(lora) => model.decoder.add_adapter(lora)?,
+        None => model.decoder.train_all(),
+    }
+    let scoring = Scoring { profile: p.profile, mode: p.reward };
+    let reward = RefCell::new(verify::reward(cx, scoring)?);
+    let ids =
+        |set: &[Problem]| set.iter().map(|x| prompt_ids(&model, &x.prompt)).collect::<Result<Vec<_>, _>>();
+    let (train_ids, check_ids) = (ids(&problems)?, ids(&checks)?);
+    let mut judge = Judge { reward: &reward, problems: &problems };
+    let mut check = Judge { reward: &reward, problems: &checks };
+    let validation = (!checks.is_empty()).then_some(Prompts { ids: check_ids, reward: &mut check });
+    let job = Job {
+        params: p,
+        train: Prompts { ids: train_ids, reward: &mut judge },
+        validation,
+        reference: reference.as_ref().map(|m| &m.decoder),
+    };
+    let store = cx.checkpoints();
+    let end = learn(&mut model, job, &store, &mut training::Attempt(cx))?;
+    training::ending(end, |s| {
+        training::save(cx, &model, p.lora.as_ref().map(|_| base.as_path()))?;
+        let best = s.best_validation.map_or(String::new(), |v| {
+            format!(", kept episode {} (validation reward {v:.3})", s.best_episode)
+        });
+        let message = format!(
+            "{} episodes, training reward {:.3} -> {:.3}{best}, unscored {} of {}",
+            s.episodes, s.first_reward, s.last_reward, s.unscored, s.rollouts
+        );
+        Ok((message, json!(s)))
+    })
+}

@@ -1,0 +1,73 @@
+//! Kind `sft`: fine-tuning on prompt and completion rows.
+
+use crate::context::{Context, Ending, Failure};
+use crate::kinds::training;
+use anyhow::Result;
+use record::params::SftParams;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use train::rows::{encode, read};
+use train::sft::{Plan, steps_per_epoch, train};
+
+/// Data files that an upstream may have, in the order of preference: kept samples, else demonstrations.
+const DATA: [&str; 2] = ["data.jsonl", "demonstrations.jsonl"];
+
+pub fn run(cx: &mut Context, p: &SftParams) -> Result<Ending> {
+    if p.batch == 0 || p.accumulation == 0 || (p.epochs == 0 && p.max_steps == 0) {
+        return Err(
+            Failure::user("sft: batch, accumulation and epochs (or max_steps) must be at least 1").into()
+        );
+    }
+    let (mut model, base) = training::load(cx, "model", p.precision)?;
+    let data = data_file(&cx.input("data")?)?;
+    let context = usize::try_from(model.decoder.config.context).unwrap_or(usize::MAX);
+    let (rows, skipped) = encode(&model, &read(&data)?, context.min(p.max_tokens as usize))?;
+    tch::manual_seed((p.seed >> 1) as i64);
+    match &p.lora {
+        Some(lora) => model.decoder.add_adapter(lora)?,
+        None => model.decoder.train_all(),
+    }
+    let per_epoch = steps_per_epoch(rows.len(), p.batch as usize, p.accumulation as usize);
+    let whole = per_epoch * u64::from(p.epochs);
+    let steps = match (u64::from(p.max_steps), whole) {
+        (0, whole) => whole,
+        (most, 0) => most,
+        (most, whole) => most.min(whole),
+    };
+    let plan = Plan {
+        seed: p.seed,
+        steps,
+        batch: p.batch as usize,
+        accumulation: p.accumulation as usize,
+        learning_rate: p.learning_rate,
+        weight_decay: p.weight_decay,
+        warmup_steps: (p.warmup * steps as f64).round() as u64,
+        schedule: p.schedule,
+        max_grad_norm: p.max_grad_norm,
+        checkpoint_every: u64::from(p.checkpoint_every),
+        recompute: false,
+        chunk: train::loss::CHUNK,
+    };
+    let store = cx.checkpoints();
+    let end = train(&model, &rows, &plan, &store, &mut training::Attempt(cx))?;
+    training::ending(end, |s| {
+        training::save(cx, &model, p.lora.as_ref().map(|_| base.as_path()))?;
+        let message = format!("{} rows, {} steps, loss {:.3}", rows.len(), s.steps, s.loss);
+        let facts = json!({
+            "rows": rows.len(), "rows_cut": skipped.cut, "rows_too_long": skipped.too_long, "steps": s.steps,
+            "loss": s.loss, "tokens": s.tokens, "skipped_steps": s.skipped_steps,
+        });
+        Ok((message, facts))
+    })
+}
+
+fn data_file(dir: &Path) -> Result<PathBuf> {
+    DATA.iter().map(|n| dir.join(n)).find(|p| p.exists()).ok_or_else(|| {
+        Failure::user(format!(
+            "input data: {} has none of {}; its phase must be of kind sample or corpus, or a command that writes one",
+            dir.display(),
+            DATA.join(", ")
+        ))
+        .into()
+    })
+}
