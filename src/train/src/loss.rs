@@ -61,7 +61,6 @@ pub fn cross_entropy_backward(
 }
 
 /// Log-probability of `labels` under `logits / temperature`, `[rows]`, and the entropy of that distribution.
-#[must_use]
 pub fn logprobs(logits: &Tensor, labels: &Tensor, temperature: f64) -> (Tensor, Tensor) {
     let all = if temperature == 1.0 { logits.shallow_clone() } else { logits / temperature };
     let all = all.log_softmax(-1, Kind::Float);
