@@ -29,11 +29,6 @@ impl Failure {
         Self::new(FailureClass::UserError, message)
     }
 
-    /// Not now: a service that is not up yet.
-    pub fn try_again(message: impl Into<String>) -> Self {
-        Self::new(FailureClass::TryAgain, message)
-    }
-
     pub fn upstream(message: impl Into<String>) -> Self {
         Self::new(FailureClass::UpstreamMissing, message)
     }
@@ -167,14 +162,6 @@ impl Context {
     /// As [`Self::input`].
     pub fn optional_input(&self, role: &str) -> Result<Option<PathBuf>> {
         if self.spec.inputs.contains_key(role) { self.input(role).map(Some) } else { Ok(None) }
-    }
-
-    /// Output directories of all tasks under `role` (none when it is absent).
-    ///
-    /// # Errors
-    /// [`Failure`] `UpstreamMissing`.
-    pub fn inputs(&self, role: &str) -> Result<Vec<PathBuf>> {
-        self.spec.inputs.get(role).into_iter().flatten().map(outputs_of).collect()
     }
 
     /// Progress with values, one line of `events.jsonl`.
