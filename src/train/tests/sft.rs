@@ -136,8 +136,8 @@ fn the_loss_is_the_mean_negative_logprob_of_completion_tokens() {
         let ids: Vec<i64> = row.ids.iter().map(|&t| i64::from(t)).collect();
         let h = fresh.decoder.trunk(&Tensor::from_slice(&ids).unsqueeze(0), None, Pass::EVAL).unwrap();
         let logp = fresh.decoder.logits(&h).log_softmax(-1, Kind::Float);
-        for t in row.prompt..row.ids.len() {
-            sum -= logp.double_value(&[t as i64 - 1, ids[t]]);
+        for (t, &id) in ids.iter().enumerate().skip(row.prompt) {
+            sum -= logp.double_value(&[t as i64 - 1, id]);
             n += 1.0;
         }
     }
