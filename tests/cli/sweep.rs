@@ -250,6 +250,20 @@ fn the_second_ctrl_c_kills_what_does_not_listen() {
 }
 
 #[test]
+fn cancel_ends_what_a_killed_driver_left_running() {
+    let p = place(GATED);
+    let driver = start(&p, &RUN);
+    until("both run", || p.dir.path().join("ran").exists() && ran(&p).len() == 2);
+    signal(&driver, nix::sys::signal::Signal::SIGKILL);
+    end(driver);
+    p.run(&["cancel", "gated", "seed=1"]).code(0).says("1 attempts cancelled");
+    assert_eq!(states(&p), ["cancelled", "running"]);
+    p.run(&["cancel", "gated", "no-such-thing"]).code(2).says("phases: train");
+    p.run(&["cancel", "gated"]).code(0);
+    assert_eq!(states(&p), ["cancelled", "cancelled"]);
+}
+
+#[test]
 fn a_second_driver_is_refused_while_the_first_works_and_may_look() {
     let p = place(GATED);
     let driver = start(&p, &RUN);
@@ -332,6 +346,10 @@ fn a_closed_pipe_is_no_failure_and_stops_no_work() {
     );
     done.code(0);
     assert_eq!(ran(&p).len(), 4);
+    // cut output is a failure: a program would read half a document
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let done = Done::of(p.command(&["report", "small", "--json"]).stdout(full).output().unwrap());
+    done.code(1).says("cannot write to standard output");
 }
 
 #[test]

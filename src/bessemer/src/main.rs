@@ -34,9 +34,14 @@ fn main() -> ExitCode {
             failure.code
         }
     };
-    // a reader that has seen enough (`| head`) is no failure
-    let _ = context.out.flush();
-    code(exit)
+    // a reader that has seen enough (`| head`) is no failure; output that is cut by a full disk is one
+    match context.out.flush() {
+        Ok(()) => code(exit),
+        Err(e) => {
+            eprintln!("error: cannot write to standard output: {e}");
+            code(record::exit::FAILED)
+        }
+    }
 }
 
 fn code(code: i32) -> ExitCode {

@@ -39,12 +39,18 @@ impl Out {
     }
 
     /// Makes everything visible; to be called before waiting for something.
+    ///
+    /// # Errors
+    /// The first failure of any write but a closed pipe.
     pub fn flush(&mut self) -> io::Result<()> {
         if !self.closed {
             let result = self.to.flush();
             self.took(result);
         }
-        self.failed.take().map_or(Ok(()), Err)
+        match &self.failed {
+            Some(e) => Err(io::Error::new(e.kind(), e.to_string())),
+            None => Ok(()),
+        }
     }
 
     /// Nobody reads any more: time for endless commands to leave.

@@ -122,7 +122,8 @@ fn continued(policy: &Retry, past: &[Past], now_ms: i64, who: Who, why: &str) ->
             ),
         };
     }
-    let delay_s = if stalled == 0 {
+    // nothing has failed: a person who says "go on" need not wait
+    let delay_s = if stalled == 0 || who != Who::Automatic {
         0
     } else {
         let due_ms = last.ended_ms + i64::try_from(policy.backoff(stalled)).unwrap_or(i64::MAX / 4) * 1000;

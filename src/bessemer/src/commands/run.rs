@@ -84,13 +84,20 @@ pub fn drive(context: &mut Context, mut engine: Engine, plain: bool) -> Result {
 fn results(context: &mut Context, engine: &mut Engine) -> Result<()> {
     let view = engine.view(&ledger::Filter::all())?;
     let report = super::report::read(engine.run_dir(), &view)?;
-    let table = report::text::results(&report, context.width);
-    if !table.trim().is_empty() {
-        context.out.text(format_args!("\n{table}"));
+    let cost = report.cost();
+    context.out.line(format_args!(
+        "\n{}: {}; {:.2} CPU hours{}",
+        report.name,
+        report::text::counts(&report.counts()),
+        cost.cpu_s / 3600.0,
+        if cost.gpu_s > 0.0 { format!(", {:.2} GPU hours", cost.gpu_s / 3600.0) } else { String::new() },
+    ));
+    if report::rows::rows(&report).next().is_some() {
+        context.out.text(format_args!("\n{}", report::text::results(&report, context.width)));
     }
     let path = engine.run_dir().join("report.html");
     super::report::write(&report, &path)?;
-    context.out.line(format_args!("\nreport: {}", path.display()));
+    context.out.line(format_args!("report: {}", path.display()));
     if context.verbose > 0 {
         log_place(context, engine.run_dir());
     }

@@ -95,6 +95,10 @@ fn busy() -> BTreeSet<String> {
 /// does not resolve at all but has as many entries as there are devices means these.
 fn resolve(list: &str, devices: &[Device]) -> Vec<String> {
     let entries: Vec<&str> = list.split(',').map(str::trim).filter(|e| !e.is_empty()).collect();
+    // slices of a GPU have names of their own, which the list of whole ones does not hold
+    if entries.iter().any(|e| e.starts_with("MIG-")) {
+        return entries.into_iter().map(str::to_owned).collect();
+    }
     let found: Vec<String> = entries
         .iter()
         .filter_map(|&e| {
@@ -173,6 +177,7 @@ mod tests {
         assert_eq!(resolve("GPU-aaaa", &two()), ["GPU-aaaa-1"]);
         assert_eq!(resolve("4,5", &two()), ["GPU-aaaa-1", "GPU-bbbb-2"], "renumbered by a control group");
         assert!(resolve("4", &two()).is_empty());
+        assert_eq!(resolve("MIG-aaaa-1-0", &two()), ["MIG-aaaa-1-0"]);
     }
 
     #[test]
