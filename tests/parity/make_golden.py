@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 import templates
 
+torch.set_num_threads(1)
+
 GOLDEN = Path(__file__).parent / "golden"
 TEXTS = [
     "Read n integers. Print how many are greater than 7.",

@@ -149,13 +149,15 @@ pub struct Packing {
 }
 
 impl Decoder {
-    /// A model with fresh weights: normal(0, 0.02), the two projections into the residual stream smaller by
+    /// A model with fresh weights: normal with standard deviation 0.02 at width 768 and larger in smaller models (by
+    /// sqrt(768 / hidden), so that products keep their size), the two projections into the residual stream smaller by
     /// sqrt(2 layers) (GPT-2), norms 1, biases 0. Draws from libtorch's generator.
     #[must_use]
     pub fn random(config: Config, device: Device) -> Self {
         let options = (Kind::Float, device);
-        let normal = |shape: [i64; 2], scale: f64| Tensor::randn(shape, options) * (0.02 * scale);
         let c = &config;
+        let std = 0.02 * (768.0 / c.hidden as f64).sqrt().max(1.0);
+        let normal = |shape: [i64; 2], scale: f64| Tensor::randn(shape, options) * (std * scale);
         let residual = 1.0 / (2.0 * c.layers as f64).sqrt();
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let embed = normal([c.vocab, c.hidden], 1.0);
