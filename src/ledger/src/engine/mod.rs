@@ -6,6 +6,7 @@ mod create;
 mod drive;
 mod dry;
 mod observe;
+mod outcome;
 mod prepare;
 mod rebuild;
 mod resume;
@@ -16,9 +17,9 @@ pub use cancel::CancelReport;
 pub use create::NewSweep;
 pub use drive::{DriveReport, Ended};
 pub use dry::{DryReport, dry_run};
+pub use outcome::{Stop, SubmitReport};
 pub use rebuild::RebuildReport;
 pub use resume::ResumeOptions;
-pub use submit::{Stop, SubmitReport};
 pub use verify::{GcReport, VerifyReport};
 
 use crate::board::Board;

@@ -9,6 +9,7 @@ use plan::{Graph, Task};
 use record::{ContentKey, Input, Resources, TaskSpec, Token, atomic, layout};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// One attempt to be prepared.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +50,36 @@ pub(super) struct Desk<'a> {
     pub durable: bool,
 }
 
+/// Threads that write files: they wait for fsync, not for the processor.
+const WRITERS: usize = 8;
+
+/// `f` over all items, a few at a time; the results in the order of the items.
+pub(super) fn in_parallel<T: Sync, R: Send>(items: &[T], f: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    if items.len() < 2 {
+        return items.iter().map(f).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let k = next.fetch_add(1, Ordering::Relaxed);
+            match items.get(k) {
+                Some(item) => done.push((k, f(item))),
+                None => return done,
+            }
+        }
+    };
+    let mut all: Vec<(usize, R)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..WRITERS.min(items.len())).map(|_| scope.spawn(work)).collect();
+        threads
+            .into_iter()
+            .flat_map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    all.sort_by_key(|(k, _)| *k);
+    all.into_iter().map(|(_, result)| result).collect()
+}
+
 impl<'a> Desk<'a> {
     pub fn task(&self, key: &ContentKey) -> Option<&'a Task> {
         self.by_key.get(key).map(|&k| &self.graph.tasks[k])
@@ -63,11 +94,14 @@ impl<'a> Desk<'a> {
         let tokens: Vec<Token> = units.iter().map(|u| self.token(u.task, u.n)).collect();
         let first = units.first().expect("a submission has at least one attempt");
         let resources = Resources { memory_mb: first.memory_mb, ..first.task.resources.clone() };
-        for (u, token) in units.iter().zip(&tokens) {
+        let pairs: Vec<(&Unit, &Token)> = units.iter().zip(&tokens).collect();
+        in_parallel(&pairs, |(u, token)| {
             let dir = layout::attempt_dir(&layout::task_dir(self.out_dir, &u.task.key), u.n);
             self.make_dir(&dir.join(layout::SCHED), &u.task.title())?;
-            self.put_json(&dir.join(layout::TASK), &self.spec(u, token))?;
-        }
+            self.put_json(&dir.join(layout::TASK), &self.spec(u, token))
+        })
+        .into_iter()
+        .collect::<Result<()>>()?;
         if array {
             return self.prepare_array(units, tokens, resources);
         }

@@ -7,7 +7,8 @@ use crate::db::rows::AttemptRow;
 use crate::db::writes::NewSubmission;
 use crate::engine::Engine;
 use crate::engine::observe::element_job;
-use crate::engine::prepare::{Desk, Prepared, Unit};
+use crate::engine::outcome::{Stop, SubmitReport};
+use crate::engine::prepare::{Desk, Prepared, Unit, in_parallel};
 use crate::error::Result;
 use crate::host::Process;
 use crate::state::{AttemptState, Context, Observation, step};
@@ -19,60 +20,12 @@ use std::collections::{BTreeMap, HashSet};
 /// Fewest equal tasks that make an array.
 const ARRAY_MIN: usize = 2;
 
+/// Submissions whose files are written ahead of the calls.
+const AHEAD: usize = 64;
+
 /// Weight of suspicion that excludes a node from every task of the site, and how long a suspicion counts.
 const NODE_THRESHOLD: u32 = 2;
 const NODE_MEMORY_MS: i64 = 24 * 3600 * 1000;
-
-/// What a submission round did.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct SubmitReport {
-    /// Attempts that the scheduler took in this call.
-    pub submitted: u64,
-    /// Submit commands that took.
-    pub jobs: u64,
-    /// Tasks that were live before.
-    pub live: u64,
-    /// Tasks that are done (or not needed).
-    pub done: u64,
-    /// Tasks that could go out but did not: run `submit` again.
-    pub left: u64,
-    /// Tasks that are over without success, and those that wait for them: (title, why).
-    pub stuck: Vec<(String, String)>,
-    /// Why the round ended early.
-    pub stopped: Option<Stop>,
-    /// Submissions whose fate is unknown; the next call looks them up.
-    pub uncertain: u64,
-    pub warnings: Vec<String>,
-    /// Scheduler commands run.
-    pub calls: u64,
-}
-
-/// Why a round of submissions ended early. The text is the scheduler's.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-#[serde(tag = "why", content = "text", rename_all = "kebab-case")]
-pub enum Stop {
-    /// A limit is reached: nothing is wrong, try again when jobs have ended.
-    Limit(String),
-    /// The scheduler is not there.
-    Unavailable(String),
-    /// Nobody knows whether the last submission was accepted.
-    Uncertain(String),
-    /// Certainly refused: something in the job or site file is wrong.
-    Refused(String),
-}
-
-impl SubmitReport {
-    /// Exit code of `submit`: 75 when calling it again is what is needed, 65 when something must be mended first.
-    #[must_use]
-    pub fn exit_code(&self) -> i32 {
-        match &self.stopped {
-            Some(Stop::Refused(_)) => record::exit::USER_ERROR,
-            Some(_) => record::exit::TRY_AGAIN,
-            None if self.uncertain > 0 || self.left > 0 => record::exit::TRY_AGAIN,
-            None => record::exit::DONE,
-        }
-    }
-}
 
 /// A round in progress.
 pub(super) struct Round {
@@ -197,9 +150,21 @@ impl Engine {
             if groups.is_empty() {
                 break;
             }
-            for group in groups {
-                if !self.submit_group(lease, round, &desk, group)? {
-                    return self.write_answer(lease, round);
+            for window in groups.chunks(if driver { 1 } else { AHEAD }) {
+                // Files of many submissions at once: each waits for its own fsync.
+                let mut files: Vec<Option<Prepared>> = if window.len() < 2 {
+                    vec![None; window.len()]
+                } else {
+                    let board = &round.board;
+                    in_parallel(window, |group| desk.prepare(&units(board, &desk, group), is_array(group)))
+                        .into_iter()
+                        .map(|prepared| prepared.map(Some))
+                        .collect::<Result<_>>()?
+                };
+                for (group, prepared) in window.iter().zip(&mut files) {
+                    if !self.submit_group(lease, round, &desk, group.clone(), prepared.take())? {
+                        return self.write_answer(lease, round);
+                    }
                 }
             }
         }
@@ -266,6 +231,7 @@ impl Engine {
         round: &mut Round,
         desk: &Desk,
         mut group: Group,
+        mut ready: Option<Prepared>,
     ) -> Result<bool> {
         if round.refused.contains(&group.shape) {
             return Ok(true);
@@ -290,19 +256,16 @@ impl Engine {
             return Ok(true);
         }
         let fit = usize::try_from(round.slots).unwrap_or(usize::MAX);
-        group.members.truncate(fit);
+        if group.members.len() > fit {
+            group.members.truncate(fit);
+            ready = None;
+        }
         let mut halved = None;
         loop {
-            let units: Vec<Unit> = group
-                .members
-                .iter()
-                .map(|m| Unit {
-                    task: desk.task(&round.board.tasks[m.k].key).expect("only tasks of the graph are ready"),
-                    n: m.n,
-                    memory_mb: m.memory_mb,
-                })
-                .collect();
-            let prepared = desk.prepare(&units, group.members.len() >= ARRAY_MIN)?;
+            let prepared = match ready.take() {
+                Some(prepared) => prepared,
+                None => desk.prepare(&units(&round.board, desk, &group), is_array(&group))?,
+            };
             let (submission, elements) = self.write_intent(lease, round, &group, &prepared)?;
             let exclude = self.excluded_nodes(round, &group)?;
             let reply = self.backend.submit(&Submission {
@@ -440,7 +403,24 @@ impl Engine {
     }
 }
 
+fn units<'a>(board: &Board, desk: &Desk<'a>, group: &Group) -> Vec<Unit<'a>> {
+    group
+        .members
+        .iter()
+        .map(|m| Unit {
+            task: desk.task(&board.tasks[m.k].key).expect("only tasks of the graph are ready"),
+            n: m.n,
+            memory_mb: m.memory_mb,
+        })
+        .collect()
+}
+
+fn is_array(group: &Group) -> bool {
+    group.members.len() >= ARRAY_MIN
+}
+
 /// Tasks that go out together.
+#[derive(Clone)]
 struct Group {
     members: Vec<Member>,
     after_ok: Vec<JobRef>,
@@ -449,6 +429,7 @@ struct Group {
     shape: String,
 }
 
+#[derive(Clone)]
 struct Member {
     k: usize,
     n: u32,
