@@ -14,6 +14,9 @@ const LOOKED_FOR: usize = 200;
 /// In lines mode a running task tells its progress no more often than this.
 const LINES_EVERY_MS: i64 = 30_000;
 
+/// Values worth a place in a line, most telling first.
+const TELLING: [&str; 5] = ["reward", "loss", "pass", "kl", "tokens_per_s"];
+
 /// What is shown, and what was shown.
 #[derive(Debug)]
 pub struct Live {
@@ -131,7 +134,10 @@ fn sentence(now: i64, task: &TaskView, bar: &Bar) -> String {
     if let (Some(step), Some(of)) = (bar.progress.step, bar.progress.of) {
         text.push_str(&format!(", step {step}/{of}"));
     }
-    for (name, value) in bar.progress.values.iter().take(3) {
+    let rank = |name: &str| TELLING.iter().position(|t| name.contains(t)).unwrap_or(TELLING.len());
+    let mut values: Vec<_> = bar.progress.values.iter().collect();
+    values.sort_by_key(|(name, _)| rank(name));
+    for (name, value) in values.into_iter().take(3) {
         text.push_str(&format!(", {name} {value:.4}"));
     }
     if !bar.detail.is_empty() {
