@@ -169,13 +169,14 @@ impl Backend for Local {
         }
         if !foreign.is_empty() {
             let jobs = proc::by_token(&proc::all());
-            for token in foreign {
-                if let Some(leader) = jobs.get(token.as_str()).and_then(|m| m.first()) {
-                    let stopped = leader.state == 'T' || leader.state == 't';
-                    let state = if stopped { JobState::Suspended } else { JobState::Running };
-                    snap.jobs
-                        .insert(token.clone(), vec![seen(token, leader.id(), state, "running", None, None)]);
-                }
+            for (token, known) in q.jobs.iter().filter(|(t, _)| foreign.contains(t)) {
+                let Some(oldest) = jobs.get(token.as_str()).and_then(|m| m.first()) else { continue };
+                let stopped = oldest.state == 'T' || oldest.state == 't';
+                let state = if stopped { JobState::Suspended } else { JobState::Running };
+                // While anything carries the token the job is not over, though its script may have been killed: a second
+                // attempt must not run beside what it left behind.
+                let id = known.clone().filter(|id| !id.is_empty()).unwrap_or_else(|| oldest.id());
+                snap.jobs.insert(token.clone(), vec![seen(token, id, state, "running", None, None)]);
             }
         }
         Ok(snap)

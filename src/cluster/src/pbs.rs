@@ -158,9 +158,10 @@ impl Backend for Pbs {
         Ok(())
     }
 
-    /// qsub does not retry by itself; a minute covers a server that was slow to answer.
+    /// qsub does not retry by itself, but one that a dead planner on another login node has left behind may hang for as
+    /// long as a living planner would have waited for it.
     fn uncertain_grace_s(&self) -> u64 {
-        60
+        self.site.timeouts.submit.0.max(60) + 30
     }
 
     fn calls(&self) -> u64 {

@@ -100,10 +100,10 @@ pub fn on_look(
     if !look.queue_ok {
         return (state, vec![]);
     }
-    if look.now_ms - since_ms >= look.uncertain_grace_ms {
-        return (SubmissionState::Void, vec![]);
-    }
-    if !look.submitter_gone {
+    // Age alone is not enough either: a controller that has hung for an hour answers the first query when it wakes up,
+    // and takes the submission that waited in its socket a moment later.
+    let over_there = look.now_ms - since_ms >= look.uncertain_grace_ms;
+    if !look.submitter_gone && !over_there {
         return (SubmissionState::Open { since_ms, absent_since_ms: None }, vec![]);
     }
     match absent_since_ms {
@@ -219,8 +219,20 @@ mod tests {
             open(),
             "it may still hand the job in: start over"
         );
-        let elsewhere = Evidence { submitter_gone: false, ..look(180_000) };
-        assert_eq!(on_look(open(), &elsewhere, &token()).0, SubmissionState::Void);
+        let elsewhere = |now_ms| Evidence { submitter_gone: false, ..look(now_ms) };
+        let (old, _) = on_look(open(), &elsewhere(180_000), &token());
+        assert_eq!(old, SubmissionState::Open { since_ms: 0, absent_since_ms: Some(180_000) });
+        assert_eq!(on_look(old, &elsewhere(185_000), &token()).0, SubmissionState::Void);
+    }
+
+    #[test]
+    fn a_controller_that_wakes_up_after_the_grace_gets_a_second_look() {
+        // the first answer after an hour of silence came before the submission that had waited in the socket
+        let (first, _) = on_look(open(), &look(3_600_000), &token());
+        assert!(matches!(first, SubmissionState::Open { absent_since_ms: Some(3_600_000), .. }), "{first:?}");
+        let rows = [seen("12")];
+        let (second, _) = on_look(first, &Evidence { seen: &rows, ..look(3_605_000) }, &token());
+        assert!(matches!(&second, SubmissionState::Accepted { job } if job.id == "12"), "{second:?}");
     }
 
     #[test]

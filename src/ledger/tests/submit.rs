@@ -248,3 +248,58 @@ fn a_lost_state_file_does_not_run_what_has_a_result() {
         "b and c are found in the queue: {report:?}"
     );
 }
+
+#[test]
+fn a_second_copy_that_found_its_task_done_counts_as_done() {
+    let lab = Lab::new(chain());
+    lab.create().submit().unwrap();
+    let first = lab.job_of("a");
+    lab.fake.with(|w| w.jobs.iter_mut().find(|j| j.id == first).unwrap().hidden = true);
+    assert_eq!(lab.states()["a"], "lost");
+    lab.fake.with(|w| w.jobs.iter_mut().for_each(|j| j.hidden = false));
+    let all = ResumeOptions { filter: Filter::all(), who: Who::Person };
+    lab.open().resume(&all).unwrap();
+    let second = lab.job_of("a");
+    assert_ne!(first, second);
+    assert!(
+        !lab.fake.live().contains(&first),
+        "the lost one had come back: it must not run beside its successor"
+    );
+    // ... but it had finished before it heard of that
+    lab.fake.succeed(&first);
+    publish(&lab.fake.spec(&first));
+    lab.fake.with(|w| {
+        let j = w.jobs.iter_mut().find(|j| j.id == second).unwrap();
+        (j.state, j.exit, j.raw) = (JobState::Completed, Some((0, 0)), "COMPLETED 0:0".into());
+    });
+    assert_eq!(lab.states()["a"], "succeeded", "its supervisor had nothing to do and left no record");
+}
+
+#[test]
+fn a_lost_element_is_ended_by_its_id_and_its_siblings_are_left_alone() {
+    let lab = Lab::new(graph((0..3).map(|i| task("fan", &format!("t{i}"), &[])).collect()));
+    lab.fake.with(|w| w.max_array = 4);
+    lab.create().submit().unwrap();
+    assert_eq!(lab.fake.live(), ["101_0", "101_1", "101_2"]);
+    let hide =
+        |hidden| lab.fake.with(|w| w.jobs.iter_mut().find(|j| j.id == "101_1").unwrap().hidden = hidden);
+    hide(true);
+    lab.states();
+    hide(false);
+    let all = ResumeOptions { filter: Filter::all(), who: Who::Person };
+    assert_eq!(lab.open().resume(&all).unwrap().submitted, 1);
+    assert_eq!(lab.fake.live(), ["101_0", "101_2", "102"]);
+}
+
+/// The supervisor's very last act.
+fn publish(spec: &record::TaskSpec) {
+    let record = std::fs::read(spec.attempt_dir.join("record.json")).unwrap();
+    let pointer = record::ResultPointer {
+        format: record::FORMAT,
+        key: spec.key.clone(),
+        attempt: spec.attempt,
+        token: spec.token.clone(),
+        record_sha256: record::key::sha256_hex(&record),
+    };
+    record::atomic::write_json(&spec.task_dir.join("result.json"), &pointer).unwrap();
+}

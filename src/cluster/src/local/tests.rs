@@ -201,6 +201,29 @@ fn when_the_leader_is_killed_its_children_do_not_live_on() {
 }
 
 #[test]
+fn a_later_planner_counts_a_job_as_running_while_anything_of_it_lives() {
+    let rig = Rig::new();
+    let pool = token();
+    let (first, second) = (local_in(&pool, ""), local_in(&pool, ""));
+    let pid_file = rig.file("child");
+    let body = format!("sleep 1000 & echo $! >{0}.tmp; mv {0}.tmp {0}; wait\n", pid_file.display());
+    let job = accepted(first.submit(&rig.job(&body, 1, 0)));
+    until(|| pid_file.exists().then_some(()));
+    // the planner is killed, and then the script: nobody is left to end the child
+    let leader: i32 = job.id.split('-').next().unwrap().parse().unwrap();
+    kill_process(Pid::from_raw(leader).unwrap(), Signal::KILL).unwrap();
+    until(|| proc::read(leader).is_none_or(|p| p.state == 'Z').then_some(()));
+    let seen = look(&second, &job).expect("the child still works");
+    assert_eq!(
+        (seen.state, &seen.job.id),
+        (JobState::Running, &job.id),
+        "under the id that the ledger knows"
+    );
+    second.cancel(std::slice::from_ref(&job)).unwrap();
+    assert_eq!(look(&second, &job), None);
+}
+
+#[test]
 fn the_rendered_script_names_the_same_job_id_as_the_backend() {
     let rig = Rig::new();
     let backend = local("");

@@ -73,6 +73,23 @@ fn scripts_are_as_the_golden_files_say_and_twice_the_same() {
 }
 
 #[test]
+fn a_warning_that_could_come_at_the_start_is_not_asked_for() {
+    let with = |walltime_s, margin_s| {
+        let mut i = input(Path::new("/data/a"));
+        i.resources.walltime_s = walltime_s;
+        i.margin_s = margin_s;
+        script(&site("scheduler: slurm\n"), &i).unwrap()
+    };
+    // one minute: Slurm would send it within seconds, and a program without a trap would die of it
+    for (walltime_s, margin_s) in [(60, 10), (60, 59), (200, 100)] {
+        assert!(!with(walltime_s, margin_s).contains("--signal"), "{walltime_s} {margin_s}");
+    }
+    assert!(with(300, 30).contains("--signal=B:USR2@30\n"));
+    assert!(with(3600, 300).contains("--signal=B:USR2@300\n"));
+    assert!(with(200_000, 100_000).contains("--signal=B:USR2@65535\n"), "Slurm's own bound");
+}
+
+#[test]
 fn the_last_option_wins_and_reserved_ones_are_refused() {
     let mut i = input(Path::new("/a"));
     i.extra = vec!["--constraint=pcie".into(), "--mem=0".into()];

@@ -19,6 +19,9 @@ const UNCERTAIN: &[&str] = &[
     "Transport endpoint is not connected",
     "Insane message length",
     "Incomplete message",
+    // of the answer: the request may have been taken
+    "Protocol authentication error",
+    "Munge decode failed",
 ];
 
 /// The request never reached a controller that could take it.
@@ -29,7 +32,6 @@ const UNAVAILABLE: &[&str] = &[
     "connect failure",
     "Slurm backup controller in standby mode",
     "Slurm controller in standby mode",
-    "Protocol authentication error",
     "Munge encode failed",
     "Invalid authentication credential",
     "Slurmctld shutdown in progress",
@@ -177,6 +179,7 @@ mod tests {
             "Socket timed out on send/recv operation",
             "Zero Bytes were transmitted or received",
             "Unexpected message received",
+            "Protocol authentication error",
         ] {
             assert!(matches!(failed(reason), Submitted::Uncertain(_)), "{reason}");
         }

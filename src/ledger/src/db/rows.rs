@@ -57,6 +57,8 @@ pub struct AttemptRow {
     pub class: Option<String>,
     /// The scheduler's id even where the state does not carry it any more.
     pub job_id: Option<String>,
+    /// The name under which the scheduler has it: the array's token for an element.
+    pub job_name: Option<Token>,
     pub reason: String,
     pub message: String,
     /// Somebody wants it to end: the user, or (`superseded`) the engine, since a task before it is tried again.
@@ -394,6 +396,7 @@ pub(super) fn attempt(r: &Row) -> rusqlite::Result<AttemptRow> {
         stuck: r.get(28)?,
         key: ContentKey(r.get(29)?),
         job_id,
+        job_name: r.get::<_, Option<String>>(10)?.map(Token),
         token,
     })
 }

@@ -10,7 +10,7 @@ use crate::files::{self, Progress, Traces};
 use crate::state::{Action, AttemptState, Context, Observation, step};
 use crate::submission::{Cleanup, Evidence, SubmissionState, base_id, on_look};
 use cluster::backend::{JobRef, JobState, Query, Seen, Snapshot};
-use record::{Token, layout};
+use record::{Token, layout, verify};
 use std::collections::{BTreeSet, HashMap};
 
 /// What a look brought.
@@ -149,6 +149,9 @@ impl Engine {
                 s.traces = Some(self.traces(&s.row));
             }
             if over && s.traces.as_ref().is_none_or(|t| t.record.is_none()) {
+                if snapshot.queue_ok && s.row.state.job().is_some() {
+                    self.take_result_of_another(s);
+                }
                 self.hear_last_words(s, snapshot);
             }
             let mut progress: Progress = serde_json::from_str(&s.row.progress).unwrap_or_default();
@@ -159,6 +162,18 @@ impl Engine {
                 s.progress = Some((offset, progress));
             }
         }
+    }
+
+    /// A supervisor that finds its task done by another attempt (one given up too early, a second copy) leaves with
+    /// exit 0 and no record of its own: that attempt's record counts for this one.
+    fn take_result_of_another(&self, s: &mut Sight) {
+        let Ok(done) = verify::result(&self.task_dir(&s.row.key), &s.row.key, verify::Depth::Size) else {
+            return;
+        };
+        let t = s.traces.get_or_insert_default();
+        t.problems.push(format!("{}: attempt {} had succeeded before", s.row.token, done.pointer.attempt));
+        t.record = Some(done.record);
+        t.whole = true;
     }
 
     /// A job that is gone without a record, or of which the queue alone says that it failed: the scheduler may have
@@ -429,7 +444,14 @@ fn store_sight(w: &Writer, s: &Sight, outcome: &Outcome, site: &str) -> rusqlite
     for action in &outcome.actions {
         if let Action::SuspectNode(node) = action {
             // A node that kills within a minute burns retries fast (specs: F28).
-            let ran_ms = row.started_ms.map_or(0, |start| record::now_ms() - start);
+            // By its own clock: that nobody looked while it ran does not make it a short one.
+            let ran_ms = match &t.record {
+                Some(r) => r.ended_ms - r.started_ms,
+                None => row
+                    .started_ms
+                    .or(t.started.as_ref().map(|s| s.at_ms))
+                    .map_or(0, |start| record::now_ms() - start),
+            };
             w.suspect_node(site, node, if ran_ms < 60_000 { 2 } else { 1 }, &outcome.why)?;
         }
     }

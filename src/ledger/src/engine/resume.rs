@@ -80,6 +80,7 @@ impl Engine {
             again.push((k, 0, memory_mb, "a task before it is tried again".into()));
         }
         self.set_aside_damaged(round, &retried)?;
+        self.end_the_lost(round, &retried);
         let nonce = self.sweep.nonce.clone();
         let now_ms = record::now_ms();
         let board = &round.board;
@@ -237,6 +238,28 @@ impl Engine {
             ));
         }
         Ok(gone)
+    }
+
+    /// "Lost" means that nobody saw it end. Should a controller have come back with it, it must not run beside its
+    /// successor.
+    fn end_the_lost(&self, round: &mut Round, retried: &[usize]) {
+        let lost = |k: &usize| round.board.newest[*k].as_ref().filter(|a| a.state == AttemptState::Lost);
+        // an element goes by its id, as its name is the whole array's; without an id nothing can be said
+        let jobs: Vec<JobRef> = retried
+            .iter()
+            .filter_map(lost)
+            .filter_map(|a| match a.element {
+                None => Some(JobRef { id: String::new(), cluster: None, token: a.token.clone() }),
+                Some(_) => a.job_id.clone().zip(a.job_name.clone()).map(|(id, name)| JobRef {
+                    id,
+                    cluster: None,
+                    token: name,
+                }),
+            })
+            .collect();
+        let mut looked = Looked::default();
+        self.cancel_jobs(&jobs, &mut looked);
+        round.report.warnings.extend(looked.warnings);
     }
 
     /// A result that does not hold any more would be in the way of the next one, which is published only once.

@@ -500,6 +500,7 @@ fn fresh_row(
         since_ms: record::now_ms(),
         class: None,
         job_id: None,
+        job_name: None,
         reason: String::new(),
         message: String::new(),
         cancel_asked: false,

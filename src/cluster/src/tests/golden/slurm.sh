@@ -13,6 +13,7 @@
 #SBATCH --signal=B:USR2@300
 #SBATCH --no-requeue
 #SBATCH --export=NONE
+#SBATCH --kill-on-invalid-dep=no
 #SBATCH --constraint=nvlink
 # quickstart: rl variant=binary seed=1, attempt 1
 job=${SLURM_JOB_ID:-}
