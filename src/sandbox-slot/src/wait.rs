@@ -134,7 +134,9 @@ pub fn run(main: libc::pid_t, started: Instant, limits: &RunLimits, watch: &Watc
             killed = Some(End::Wall);
         } else if now >= next_look {
             killed = look(limits, watch, &reaper, &mut peak_sum_kb);
-            next_look = Instant::now() + LOOK_EVERY;
+            // Near the limit memory can pass it by far between two looks.
+            let near = peak_sum_kb * 1024 > limits.memory / 4;
+            next_look = Instant::now() + if near { LOOK_EVERY / 5 } else { LOOK_EVERY };
         } else {
             wait_sigchld(deadline.min(next_look) - now);
         }

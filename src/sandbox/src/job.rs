@@ -19,8 +19,10 @@ pub struct Job {
     pub mode: Mode,
     /// How an output is held against the expected one.
     pub comparator: Comparator,
-    /// For each test (and for a compilation, where only wall, CPU and memory are raised to the compiler's need).
+    /// For each test.
     pub limits: Limits,
+    /// Wall-clock seconds that a compiler may take; its other limits are fixed.
+    pub compile_wall_s: f64,
     /// Files in the working directory.
     pub files: Vec<File>,
     /// Files of the working directory that are wanted back, after the last test.
@@ -290,6 +292,7 @@ impl Job {
             mode: Mode::Stdio { tests: Vec::new() },
             comparator: Comparator::default(),
             limits: Limits::default(),
+            compile_wall_s: 60.0,
             files: Vec::new(),
             fetch: Vec::new(),
             stop_on_first_failure: false,

@@ -12,7 +12,7 @@ use slot::wire::{End, Fetched, How, PlacedFile, Run, RunLimits};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What a compiler may use, beyond the job's own limits.
+/// What a compiler may use; the wall-clock time is the job's.
 const COMPILER: Limits = Limits {
     wall_s: 60.0,
     cpu_s: 60.0,
@@ -171,6 +171,7 @@ impl Judge<'_> {
         argv: &[String],
         result: &mut JobResult,
     ) -> io::Result<Option<Vec<u8>>> {
+        let compiler = Limits { wall_s: job.compile_wall_s, ..COMPILER };
         let run = Run {
             how: exec(argv, self.toolchain, &[]),
             limits: RunLimits {

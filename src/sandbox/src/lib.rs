@@ -26,6 +26,8 @@ mod pool;
 mod probe;
 mod slot_handle;
 mod value;
+pub mod fusion;
+pub mod wire;
 
 pub use bytes::Bytes;
 pub use compare::Comparator;
