@@ -95,6 +95,9 @@ pub enum Command {
     Gc(Gc),
     /// Check that results are what was recorded, by hash
     Verify(Verify),
+    /// Run programs that nobody trusts: one, a batch, or as a service
+    #[command(subcommand)]
+    Sandbox(crate::commands::sandbox::SandboxCommand),
     /// Write a shell's completions to standard output
     Completions(Completions),
     /// Help on a command, or: exit-codes, environment

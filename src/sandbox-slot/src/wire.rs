@@ -567,15 +567,16 @@ impl Report {
     pub fn decode(body: &[u8]) -> Result<Self, Malformed> {
         let mut d = Decoder::new(body);
         let (tag, n, text) = (d.u8()?, d.u8()?, d.text()?);
+        let plain = n == 0 && text.is_empty();
         let end = match tag {
-            0 => End::Exited(n),
-            1 => End::Signaled(n),
-            2 => End::Wall,
-            3 => End::Cpu,
-            4 => End::Memory,
-            5 => End::Output,
-            6 => End::Processes,
-            7 => End::Failed(text),
+            0 if text.is_empty() => End::Exited(n),
+            1 if text.is_empty() => End::Signaled(n),
+            2 if plain => End::Wall,
+            3 if plain => End::Cpu,
+            4 if plain => End::Memory,
+            5 if plain => End::Output,
+            6 if plain => End::Processes,
+            7 if n == 0 => End::Failed(text),
             _ => return Err(Malformed { at: 0, want: "an end" }),
         };
         let out = Self {

@@ -33,6 +33,17 @@ pub(crate) const KIND_MAIN: u32 = 0;
 /// Only compiles what comes on stdin.
 pub(crate) const KIND_PARSE: u32 = 4;
 
+/// What a process gets to do.
+pub(crate) struct Brief<'a> {
+    pub part: Part,
+    /// The program, or the tests.
+    pub source: &'a [u8],
+    /// What the tests need to know of the program.
+    pub extra: &'a Value,
+    /// How many tests its own limits are meant for.
+    pub tests: usize,
+}
+
 /// A process in a slot that talks to us.
 pub(crate) struct Session<'a> {
     slot: &'a mut SlotHandle,
@@ -51,17 +62,15 @@ pub(crate) enum Heard {
 }
 
 impl<'a> Session<'a> {
-    /// Starts a process for `tests` tests.
+    /// Starts a process.
     pub fn open(
         slot: &'a mut SlotHandle,
         job: &Job,
         language: &Language,
         toolchain: &Toolchain,
-        part: Part,
-        source: &[u8],
-        extra: &Value,
-        tests: usize,
+        brief: &Brief<'_>,
     ) -> io::Result<Self> {
+        let Brief { part, source, extra, tests } = *brief;
         let (ours, theirs) = UnixStream::pair()?;
         let kind = match part {
             Part::Calls => "calls",

@@ -6,6 +6,7 @@
 
 use crate::bytes::Bytes;
 use crate::job::{File, Job, JobResult, Limits, Mode, TestResult, Verdict};
+use crate::judge::NO_TESTS;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -107,7 +108,8 @@ impl RunCode {
     /// The job that does what the request asks for.
     #[must_use]
     pub fn into_job(self) -> Job {
-        let memory_mb = u64::try_from(self.memory_limit_mb).ok().filter(|n| *n > 0).unwrap_or(DEFAULT_MEMORY_MB);
+        let memory_mb =
+            u64::try_from(self.memory_limit_mb).ok().filter(|n| *n > 0).unwrap_or(DEFAULT_MEMORY_MB);
         let limits = Limits {
             wall_s: self.run_timeout,
             cpu_s: self.run_timeout,
@@ -159,7 +161,8 @@ fn summary(r: &JobResult) -> CommandResult {
         status: if late { CommandStatus::TimeLimitExceeded } else { CommandStatus::Finished },
         execution_time: Some(r.tests.iter().map(|t| t.wall_ms).sum::<f64>() / 1000.0),
         // pytest's own: 1 tests failed, 5 no tests were collected
-        return_code: (!late).then_some(i32::from(r.verdict != Verdict::Pass) * if r.total == 0 { 5 } else { 1 }),
+        return_code: (!late)
+            .then_some(i32::from(r.verdict != Verdict::Pass) * if r.total == 0 { 5 } else { 1 }),
         stdout: Some(text),
         stderr: Some(String::new()),
     }
@@ -182,7 +185,9 @@ impl RunCodeResponse {
     /// From what came of the job.
     #[must_use]
     pub fn new(r: &JobResult, pytest: bool) -> Self {
-        if r.verdict == Verdict::Unscored && !(pytest && r.total == 0 && r.tests.is_empty()) {
+        // In a glued pytest file the program itself can end the tests' process: that is its failure, not ours.
+        let judged = pytest && (!r.tests.is_empty() || r.total == 0 && r.reason.as_deref() == Some(NO_TESTS));
+        if r.verdict == Verdict::Unscored && !judged {
             return Self::error(r.reason.clone().unwrap_or_default());
         }
         let compile_result = r.compile.as_ref().map(|c| CommandResult {
@@ -220,7 +225,8 @@ mod tests {
         let job = serde_json::from_str::<RunCode>(body).expect("a request").into_job();
         assert_eq!((job.limits.wall_s, job.limits.memory_mb, job.compile_wall_s), (2.5, 512, 5.0));
         assert!(matches!(job.mode, Mode::Stdio { ref tests } if tests[0].expected.is_none()));
-        let least: RunCode = serde_json::from_str(r#"{"code":"","language":"cpp","timeout":3}"#).expect("a request");
+        let least: RunCode =
+            serde_json::from_str(r#"{"code":"","language":"cpp","timeout":3}"#).expect("a request");
         assert_eq!((least.run_timeout, least.memory_limit_mb), (10.0, -1));
     }
 

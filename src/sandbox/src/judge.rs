@@ -23,6 +23,8 @@ const COMPILER: Limits = Limits {
 };
 /// The most that all fetched files of a job may have together.
 pub(crate) const FETCH_MAX: u64 = 64 << 20;
+/// Reason of a job that had no tests.
+pub(crate) const NO_TESTS: &str = "no tests, so nothing to judge by";
 /// More than this many seconds is "no limit" to nobody: 12 days.
 const LONGEST_S: f64 = 1e6;
 
@@ -176,7 +178,7 @@ impl Judge<'_> {
             how: exec(argv, self.toolchain, &[]),
             limits: RunLimits {
                 address_space: 1 << 40,
-                ..run_limits(&COMPILER, self.language, Profile::Multi)
+                ..run_limits(&compiler, self.language, Profile::Multi)
             },
             channel: false,
             program: next_program(),
@@ -331,7 +333,7 @@ fn settle(result: &mut JobResult) {
             result.verdict = first.verdict;
             result.reason.clone_from(&first.reason);
         }
-        None if result.total == 0 => result.reason = Some("no tests, so nothing to judge by".into()),
+        None if result.total == 0 => result.reason = Some(NO_TESTS.into()),
         None if result.passed == result.total => result.verdict = Verdict::Pass,
         None => result.reason = Some("not every test was run".into()),
     }

@@ -4,7 +4,7 @@
 //! that does not come, that comes twice, or that is no value of a builtin type is not a pass.
 
 use crate::bytes::Bytes;
-use crate::calls::{Heard, Part, Session};
+use crate::calls::{Brief, Heard, Part, Session};
 use crate::compare::Comparator;
 use crate::job::{Call, Grade, Job, JobResult, TestResult, Verdict};
 use crate::judge::{Judge, measured};
@@ -122,16 +122,9 @@ impl Judge<'_> {
         // After a crash or a time-out a new process goes on with the next test.
         while result.tests.len() < tests.len() {
             let left = &tests[result.tests.len()..];
-            let mut s = Session::open(
-                self.slot,
-                job,
-                self.language,
-                self.toolchain,
-                Part::Calls,
-                &job.code,
-                &Value::None,
-                left.len(),
-            )?;
+            let brief =
+                Brief { part: Part::Calls, source: &job.code, extra: &Value::None, tests: left.len() };
+            let mut s = Session::open(self.slot, job, self.language, self.toolchain, &brief)?;
             let since = Instant::now();
             let loaded = load(&mut s, Session::load_time(&job.limits));
             if !matches!(loaded, Some(Loaded::Ready(_))) {
@@ -193,16 +186,8 @@ impl Judge<'_> {
         let (language, toolchain) = (self.language, self.toolchain);
         const AT_MOST: usize = 1000; // tests that the processes' own limits are meant for
         let since = Instant::now();
-        let mut program = Session::open(
-            self.slot,
-            job,
-            language,
-            toolchain,
-            Part::Calls,
-            &job.code,
-            &Value::None,
-            AT_MOST,
-        )?;
+        let brief = Brief { part: Part::Calls, source: &job.code, extra: &Value::None, tests: AT_MOST };
+        let mut program = Session::open(self.slot, job, language, toolchain, &brief)?;
         let names = match load(&mut program, Session::load_time(&job.limits)) {
             Some(Loaded::Ready(names)) => names,
             Some(Loaded::Not(verdict, why)) => {
@@ -219,7 +204,8 @@ impl Judge<'_> {
             }
         };
         let part = if script { Part::Script } else { Part::Tests };
-        let mut tests = Session::open(tester, job, language, toolchain, part, test_code, &names, AT_MOST)?;
+        let brief = Brief { part, source: test_code, extra: &names, tests: AT_MOST };
+        let mut tests = Session::open(tester, job, language, toolchain, &brief)?;
         let end = relay(job, &mut program, &mut tests, result);
         let _ = tests.close(true)?;
         let out = program.close(!matches!(end, Relayed::ProgramDied))?;

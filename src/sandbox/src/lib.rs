@@ -17,6 +17,7 @@ mod bytes;
 mod calls;
 mod compare;
 mod config;
+pub mod fusion;
 mod helper;
 mod job;
 mod judge;
@@ -26,7 +27,6 @@ mod pool;
 mod probe;
 mod slot_handle;
 mod value;
-pub mod fusion;
 pub mod wire;
 
 pub use bytes::Bytes;

@@ -252,11 +252,11 @@ fn setup(config: &Config, toolchains: &[Result<Toolchain, String>]) -> Setup {
     }
 }
 
+/// How slots are built here, one that stands, and the warm interpreter's version or why there is none.
+type FirstSlot = (Arc<Setup>, SlotHandle, Result<String, String>);
+
 /// The first slot, with a warm interpreter if it can be had: without one Python runs are slower, not less safe.
-fn first_slot(
-    config: &Config,
-    toolchains: &[Result<Toolchain, String>],
-) -> Result<(Arc<Setup>, SlotHandle, Result<String, String>), SandboxError> {
+fn first_slot(config: &Config, toolchains: &[Result<Toolchain, String>]) -> Result<FirstSlot, SandboxError> {
     let cold = setup(config, toolchains);
     let python = lang::by_name("python").and_then(|i| toolchains[i].as_ref().ok());
     let warm = match python {

@@ -136,9 +136,10 @@ impl Request {
             ModeName::Parse => Mode::Parse,
         };
         let code = need("code", one("code", self.code, self.code_b64)?)?;
-        let files = self.files.into_iter().map(|f| {
-            Ok(File { data: need("data", one("data", f.data, f.data_b64)?)?, path: f.path })
-        });
+        let files = self
+            .files
+            .into_iter()
+            .map(|f| Ok(File { data: need("data", one("data", f.data, f.data_b64)?)?, path: f.path }));
         let plain = Job::stdio(self.id, self.language, code);
         Ok(Job {
             mode,
@@ -156,12 +157,16 @@ impl Request {
 
 fn stdio(t: Test) -> Result<StdioTest, BadRequest> {
     if t.args.is_some() {
-        return Err(BadRequest::Field("args in a stdio test; say \"mode\": \"function\" and an entry".into()));
+        return Err(BadRequest::Field(
+            "args in a stdio test; say \"mode\": \"function\" and an entry".into(),
+        ));
     }
     let expected = match t.expected {
         serde_json::Value::Null => None,
         serde_json::Value::String(s) => Some(s),
-        other => return Err(BadRequest::Field(format!("expected is {other}; a stdio test wants text or null"))),
+        other => {
+            return Err(BadRequest::Field(format!("expected is {other}; a stdio test wants text or null")));
+        }
     };
     Ok(StdioTest {
         stdin: one("stdin", t.stdin, t.stdin_b64)?.unwrap_or_default(),
@@ -215,7 +220,8 @@ mod tests {
 
     #[test]
     fn the_mode_follows_from_the_fields() {
-        let f = job(r#"{"id":"a","code":"x","entry":"f","tests":[{"args":[1],"expected":null}]}"#).expect("a request");
+        let f = job(r#"{"id":"a","code":"x","entry":"f","tests":[{"args":[1],"expected":null}]}"#)
+            .expect("a request");
         assert!(matches!(f.mode, Mode::Function { ref tests, .. } if tests[0].expected == Value::None));
         let p = job(r#"{"id":"a","code":"x","test_code":"y"}"#).expect("a request");
         assert!(matches!(p.mode, Mode::Pytest { .. }));

@@ -11,6 +11,7 @@ mod rebuild;
 mod report;
 mod resume;
 mod run;
+pub mod sandbox;
 mod schema;
 mod site;
 mod status;
@@ -41,6 +42,7 @@ pub fn run(context: &mut Context, command: Command) -> Result {
         Command::Rebuild(a) => rebuild::run(context, &a),
         Command::Gc(a) => gc::run(context, &a),
         Command::Verify(a) => verify::run(context, &a),
+        Command::Sandbox(a) => sandbox::run(context, &a),
         Command::Completions(a) => completions::run(context, &a),
         Command::Help(a) => help::run(context, &a),
         // `main` has taken this way already: the supervisor must not come through here
