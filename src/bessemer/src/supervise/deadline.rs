@@ -42,9 +42,9 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// A margin longer than the walltime leaves the worker half the walltime rather than nothing.
+    /// A margin as long as the walltime leaves the worker half the walltime rather than nothing.
     pub fn new(walltime: Duration, margin: Duration) -> Self {
-        let margin = margin.min(walltime / 2);
+        let margin = if margin < walltime { margin } else { walltime / 2 };
         let last = (margin / 5).min(Duration::from_secs(20));
         Self { ask: walltime - margin, kill: walltime - last }
     }
@@ -69,6 +69,7 @@ mod tests {
     #[test]
     fn the_worker_is_asked_a_margin_early_and_killed_before_the_scheduler_does() {
         assert_eq!(Deadline::new(s(3600), s(300)), Deadline { ask: s(3300), kill: s(3580) });
+        assert_eq!(Deadline::new(s(60), s(52)).ask, s(8), "a wide margin is the user's wish");
         assert_eq!(Deadline::new(s(60), s(300)), Deadline { ask: s(30), kill: s(54) });
     }
 }
