@@ -160,6 +160,22 @@ fn the_copy_that_lost_its_claim_writes_nothing() {
 }
 
 #[test]
+fn a_copy_that_lost_its_claim_stops_its_worker() {
+    // it would go on for ever
+    let t = Task::sh("echo up > up; while :; do sleep 0.05; done");
+    let mut command = t.command();
+    command.env("BESSEMER_FENCE_S", "1").stderr(std::process::Stdio::piped());
+    let first = command.spawn().unwrap();
+    until_out(&t, "up");
+    let mut claim: record::StartRecord =
+        record::atomic::read_json(&t.path(layout::STARTED)).unwrap().unwrap();
+    claim.restart += 1;
+    record::atomic::write_json(&t.path(layout::STARTED), &claim).unwrap();
+    end(first).code(exit::TRY_AGAIN).says("stopping the worker");
+    assert!(!t.path(layout::RECORD).exists() && t.result().is_none());
+}
+
+#[test]
 fn inputs_are_guarded_and_handed_over() {
     let up = Task::sh("echo data > d");
     let t = Task::sh("cat \"$BESSEMER_INPUT_MY_DATA/d\" > got")

@@ -179,7 +179,9 @@ fn attempt(spec: &TaskSpec, start: &mut StartRecord, me: &JobIdentity, signals: 
     }
     let patience = patience(spec, me);
     say(&format!("starting {}", command.get_program().to_string_lossy()));
-    let ended = match child::run(command, signals, patience) {
+    // an unreadable claim (a file server that is away) is no reason to stop: the end will tell
+    let ours = || claim::still_ours(spec, start).unwrap_or(true);
+    let ended = match child::run(command, signals, patience, &ours) {
         Ok(e) => e,
         Err(e) => return Attempted::not(FailureClass::Setup, command::cannot_start(spec, &e)),
     };
@@ -225,6 +227,7 @@ fn patience(spec: &TaskSpec, me: &JobIdentity) -> Patience {
         deadline: deadline::Deadline::new(walltime, Duration::from_secs(spec.margin_s)),
         already,
         term_grace: Duration::from_secs(term_grace),
+        fence: Duration::from_secs(seconds("BESSEMER_FENCE_S").unwrap_or(15).max(1)),
     }
 }
 

@@ -5,6 +5,7 @@ pub mod corpus;
 pub mod cursor;
 pub mod doctor;
 pub mod eval;
+pub mod preflight;
 pub mod rl;
 pub mod sample;
 pub mod serve;
@@ -22,7 +23,8 @@ use record::Params;
 /// Whatever went wrong; a [`Failure`] in the chain names the class.
 pub fn run(cx: &mut Context) -> Result<Ending> {
     let work = cx.spec.work.clone();
-    model::runtime::init(cx.spec.resources.cpus);
+    let runtime = model::runtime::init(cx.spec.resources.cpus);
+    preflight::gpus(cx.spec.resources.gpus, runtime.cuda_library)?;
     match work {
         Params::Corpus(p) => corpus::run(cx, &p),
         Params::Base(p) => base::run(cx, &p),
@@ -37,7 +39,8 @@ pub fn run(cx: &mut Context) -> Result<Ending> {
     }
 }
 
-/// Where models live: the first GPU if the scheduler gave us one and libtorch can use it, else the CPU.
+/// Where models live: the first GPU if the scheduler gave us one, else the CPU. A task that asked for a GPU and cannot
+/// use it never gets here ([`preflight`]): it would work a hundred times slower, and elsewhere than its siblings.
 #[must_use]
 pub fn device() -> tch::Device {
     tch::Device::cuda_if_available()

@@ -30,6 +30,7 @@ Read by every command:
 Read by the supervisor in a job (set by the job script):
   BESSEMER_JOB_ID, BESSEMER_RESTART   who the scheduler says this is
   BESSEMER_TERM_GRACE_S               seconds from TERM to KILL (20; 4 on PBS)
+  BESSEMER_FENCE_S                    seconds between two looks whether a requeued copy has taken over (15)
   CUDA_VISIBLE_DEVICES, PBS_GPUFILE   the GPUs that were granted
 
 Given to a `command` task's program, which runs in its output directory:

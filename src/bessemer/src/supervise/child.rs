@@ -42,6 +42,8 @@ pub struct Patience {
     pub already: Duration,
     /// From TERM to our SIGKILL: shorter than the scheduler's own, so that the record can still be written.
     pub term_grace: Duration,
+    /// Time between two looks at the claim.
+    pub fence: Duration,
 }
 
 /// What the supervisor listens to. To be blocked before anything is claimed: a TERM must not kill us between claim and
@@ -58,11 +60,17 @@ pub fn listen() -> io::Result<Signals> {
     Signals::block(&OURS)
 }
 
-/// Starts `command` and sees it through.
+/// Starts `command` and sees it through. `ours` is asked now and then whether the attempt is still this process' to work
+/// on: a copy that was cut off and has been requeued elsewhere must not go on writing beside its successor.
 ///
 /// # Errors
 /// The worker could not be started (`NotFound`, `PermissionDenied`, ...), or a system call failed that never should.
-pub fn run(mut command: Command, signals: &Signals, patience: Patience) -> io::Result<Ended> {
+pub fn run(
+    mut command: Command,
+    signals: &Signals,
+    patience: Patience,
+    ours: &dyn Fn() -> bool,
+) -> io::Result<Ended> {
     let us = std::process::id();
     command.process_group(0);
     // SAFETY: only async-signal-safe calls (sigprocmask, prctl, getppid) between fork and exec; no allocation.
@@ -88,6 +96,7 @@ pub fn run(mut command: Command, signals: &Signals, patience: Patience) -> io::R
         patience,
         kill_at: None,
         sampler: Sampler::new(),
+        asked: started,
         ended: Ended::default(),
     };
     let mut sleep = Duration::ZERO;
@@ -106,6 +115,7 @@ pub fn run(mut command: Command, signals: &Signals, patience: Patience) -> io::R
             break;
         }
         watch.timers();
+        watch.fence(ours);
         watch.sampler.look(&mut watch.ended);
         sleep = watch.next_wake();
     }
@@ -122,6 +132,8 @@ struct Watch {
     /// Elapsed time at which the group is killed.
     kill_at: Option<Duration>,
     sampler: Sampler,
+    /// When the claim was last looked at.
+    asked: Instant,
     ended: Ended,
 }
 
@@ -163,9 +175,22 @@ impl Watch {
         }
     }
 
+    fn fence(&mut self, ours: &dyn Fn() -> bool) {
+        if self.ended.killed || self.asked.elapsed() < self.patience.fence {
+            return;
+        }
+        self.asked = Instant::now();
+        if !ours() {
+            super::say("another run of this job has taken over: stopping the worker");
+            self.ended.stop = Some(Stop::Killed);
+            self.ended.killed = true;
+            let _ = killpg(self.worker, Signal::SIGKILL);
+        }
+    }
+
     fn next_wake(&self) -> Duration {
         let now = self.elapsed.total();
-        let mut wake = self.sampler.interval();
+        let mut wake = self.sampler.interval().min(self.patience.fence);
         if self.ended.stop.is_none() {
             wake = wake.min(self.patience.deadline.ask.saturating_sub(now));
         }

@@ -122,8 +122,11 @@ pub fn claim(spec: &TaskSpec, me: &JobIdentity, now_ms: i64) -> io::Result<Claim
 /// Rewrites our own claim with facts learnt after it (the GPUs).
 ///
 /// # Errors
-/// I/O errors.
+/// I/O errors; that it is somebody else's by now.
 pub fn amend(spec: &TaskSpec, mine: &StartRecord) -> io::Result<()> {
+    if !still_ours(spec, mine)? {
+        return Err(io::Error::other("another run of this job has taken over"));
+    }
     atomic::write_json(&spec.attempt_dir.join(layout::STARTED), mine)
 }
 

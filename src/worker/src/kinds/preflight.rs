@@ -1,0 +1,91 @@
+//! Whether the GPUs that the task was given can calculate, before anything is loaded (specs: F27).
+//!
+//! A dead or wrong GPU is the node's fault: exit 78, another node, and no failure of the task's own. The product is small
+//! enough to cost nothing and needs everything that matters: a driver that answers, a context, memory, a kernel built
+//! for this compute capability, and the right result.
+
+use crate::context::Failure;
+use record::FailureClass;
+use tch::{Cuda, Device, Kind, Tensor};
+
+/// Side of the matrices; the sum of ones times ones is its third power, exact in single precision.
+const SIDE: i64 = 128;
+
+/// Checks `wanted` GPUs. `library`: libtorch's CUDA half is installed.
+///
+/// # Errors
+/// [`Failure`]: `Setup` where libtorch cannot use any GPU on any node, `NodeUnfit` for this node's fault.
+pub fn gpus(wanted: u32, library: bool) -> Result<(), Failure> {
+    if wanted == 0 {
+        return Ok(());
+    }
+    if !library {
+        return Err(Failure::new(
+            FailureClass::Setup,
+            format!(
+                "{wanted} GPUs were asked for, but libtorch's CUDA half is not installed: \
+                 python3 scripts/libtorch.py cuda"
+            ),
+        ));
+    }
+    let found = Cuda::device_count();
+    if !Cuda::is_available() || found < i64::from(wanted) {
+        let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_else(|_| "not set".into());
+        return Err(unfit(format!(
+            "{wanted} GPUs were asked for, libtorch can use {found} (CUDA_VISIBLE_DEVICES: {visible}); nvidia-smi on \
+             that node says more"
+        )));
+    }
+    (0..wanted as usize).try_for_each(|k| product(Device::Cuda(k)))
+}
+
+/// A small product with a known result.
+fn product(device: Device) -> Result<(), Failure> {
+    let sum = || -> Result<f64, tch::TchError> {
+        let ones = Tensor::f_ones([SIDE, SIDE], (Kind::Float, device))?;
+        let sum = ones.f_matmul(&ones)?.f_sum(Kind::Float)?;
+        f64::try_from(sum.f_to_device(Device::Cpu)?)
+    };
+    #[allow(clippy::cast_precision_loss)]
+    let want = (SIDE * SIDE * SIDE) as f64;
+    match sum() {
+        #[allow(clippy::float_cmp)]
+        Ok(got) if got == want => Ok(()),
+        Ok(got) => Err(unfit(format!("{device:?} calculates wrongly: {got} instead of {want}"))),
+        Err(e) => {
+            let text = e.to_string();
+            Err(unfit(format!(
+                "{device:?} cannot calculate: {}",
+                text.lines().next().unwrap_or("no message")
+            )))
+        }
+    }
+}
+
+fn unfit(message: String) -> Failure {
+    Failure::new(FailureClass::NodeUnfit, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_without_gpus_needs_none() {
+        assert!(gpus(0, false).is_ok());
+    }
+
+    #[test]
+    fn a_missing_library_is_the_installations_fault_and_a_missing_gpu_the_nodes() {
+        assert_eq!(gpus(1, false).unwrap_err().class, FailureClass::Setup);
+        // more than any node has
+        let e = gpus(1000, true).unwrap_err();
+        assert_eq!(e.class, FailureClass::NodeUnfit);
+        assert!(e.message.contains("1000 GPUs were asked for"), "{e}");
+    }
+
+    #[test]
+    fn the_product_is_exact_where_the_device_is_sound() {
+        assert!(product(Device::Cpu).is_ok());
+    }
+}
