@@ -79,7 +79,8 @@ pub enum RenderError {
 pub fn script(site: &Site, input: &ScriptInput) -> Result<String, RenderError> {
     let bessemer = site.programs.bessemer.as_ref().unwrap_or(&input.bessemer);
     let worker = site.programs.worker.as_ref().or(input.worker.as_ref());
-    for option in &input.extra {
+    // a local site has nobody to give them to: job files are for every place
+    for option in input.extra.iter().filter(|_| site.scheduler != Scheduler::Local) {
         check_extra(site.scheduler, option).map_err(RenderError::Extra)?;
     }
     let (attempt, map) = match &input.target {

@@ -230,7 +230,7 @@ impl Site {
     /// # Errors
     /// Every mistake found, each with line and column, what is allowed, and the nearest spelling.
     pub fn load(file: &Path, text: &str) -> Result<Self, SiteErrors> {
-        let site: Self = serde_yaml::from_str(text).map_err(|e| SiteErrors::from_yaml(file, &e))?;
+        let site: Self = serde_yaml::from_str(text).map_err(|e| SiteErrors::from_yaml(file, text, &e))?;
         let wrong = site.contradictions();
         if wrong.is_empty() { Ok(site) } else { Err(SiteErrors::at_keys(file, text, wrong)) }
     }

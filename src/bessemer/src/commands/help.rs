@@ -68,3 +68,20 @@ pub fn run(context: &mut Context, args: &Help) -> Result {
     }
     Ok(exit::DONE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_exit_code_that_is_defined_is_in_the_table_and_has_a_meaning() {
+        let defined: Vec<i32> = include_str!("../../../record/src/exit.rs")
+            .lines()
+            .filter_map(|l| {
+                l.strip_prefix("pub const ")?.split_once("i32 = ")?.1.trim_end_matches(';').parse().ok()
+            })
+            .collect();
+        assert_eq!(defined, CODES, "in the order of src/record/src/exit.rs");
+        assert!(CODES.iter().all(|c| exit::meaning(*c) != exit::meaning(999)));
+    }
+}

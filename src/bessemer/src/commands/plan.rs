@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 pub fn run(context: &mut Context, args: &Plan) -> Result {
     let job = job::load(&args.job, &args.changes)?;
     let site = engine::site(args.site.as_deref())?;
+    job::check_options(&args.job, &job, &site.site)?;
     let run_dir = engine::run_dir(context, &job.graph.sweep)?;
     if args.dry_run {
         return dry_run(context, args, &job, &site, &run_dir);

@@ -21,6 +21,7 @@ pub fn run(context: &mut Context, args: &Submit) -> Result {
         )));
     }
     let job = job::load(&args.job, &args.changes)?;
+    job::check_options(&args.job, &job, &site.site)?;
     if !args.no_check {
         let runner = Real::default();
         let live = cluster::probe::live(&site.site, &runner);

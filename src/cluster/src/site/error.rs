@@ -48,12 +48,18 @@ impl SiteErrors {
         Self(vec![SiteError { file: file.into(), line: 0, column: 0, message }])
     }
 
-    pub(super) fn from_yaml(file: &Path, e: &serde_yaml::Error) -> Self {
-        let (line, column) = e.location().map_or((1, 1), |l| (l.line(), l.column()));
-        let text = e.to_string();
+    pub(super) fn from_yaml(file: &Path, text: &str, e: &serde_yaml::Error) -> Self {
+        let said = e.to_string();
         // the place is printed in front, in the form that editors jump to
-        let text = text.split(" at line ").next().unwrap_or(&text);
-        Self(vec![SiteError { file: file.into(), line, column, message: with_nearest(text) }])
+        let said = said.split(" at line ").next().unwrap_or(&said);
+        // of a key that stands twice the parser tells where the mapping begins
+        let twice = said.split_once("duplicate field `").and_then(|(_, rest)| rest.split('`').next());
+        let (line, column) = match (twice, e.location()) {
+            (Some(key), _) => last_place_of(text, key),
+            (None, Some(l)) => (l.line(), l.column()),
+            (None, None) => (1, 1),
+        };
+        Self(vec![SiteError { file: file.into(), line, column, message: with_nearest(said) }])
     }
 
     pub(super) fn at_keys(file: &Path, text: &str, wrong: Vec<(&[&str], String)>) -> Self {
@@ -83,14 +89,22 @@ fn with_nearest(message: &str) -> String {
     }
 }
 
+/// Where a key stands for the last time.
+fn last_place_of(text: &str, key: &str) -> (usize, usize) {
+    let hits = text.lines().enumerate().filter(|(_, line)| is_key(line, key));
+    hits.last().map_or((1, 1), |(n, line)| (n + 1, line.len() - line.trim_start().len() + 1))
+}
+
+fn is_key(line: &str, key: &str) -> bool {
+    line.trim_start().strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with(':'))
+}
+
 /// Line and column of a key in block style; the top of the file where it is not found (flow style, absent key).
 fn place_of(text: &str, path: &[&str]) -> (usize, usize) {
     let mut from = 0;
     let mut found = (1, 1);
     for key in path {
-        let hit = text.lines().enumerate().skip(from).find(|(_, line)| {
-            line.trim_start().strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with(':'))
-        });
+        let hit = text.lines().enumerate().skip(from).find(|(_, line)| is_key(line, key));
         let Some((n, line)) = hit else { break };
         found = (n + 1, line.len() - line.trim_start().len() + 1);
         from = n + 1;

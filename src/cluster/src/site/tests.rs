@@ -30,6 +30,8 @@ fn mistakes_have_a_place_and_a_suggestion() {
     assert!(e.contains("s.yaml:5:") && e.contains("no regular expression"), "{e}");
     let e = errors("bessemer_site: 1\nname: x\n");
     assert!(e.contains("scheduler"), "{e}");
+    let e = errors(&format!("{LEAST}name: again\n"));
+    assert!(e.starts_with("s.yaml:4:1: ") && e.contains("duplicate"), "{e}");
 }
 
 #[test]
