@@ -265,6 +265,34 @@ pub(crate) fn program(last_line: &str, values: &[i64]) -> String {
     format!("{READ}\n{}\n", fill(last_line, values))
 }
 
+/// Careless ways to break a right program: each stops on another rung of the ladder of partial credit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Breakage {
+    /// The last bracket is missing: it does not parse.
+    Bracket,
+    /// The numbers are read into a variable that the last line does not use: it crashes.
+    Name,
+    /// The result is computed and never printed: it runs in silence.
+    Silence,
+}
+
+impl Breakage {
+    pub const ALL: [Breakage; 3] = [Breakage::Bracket, Breakage::Name, Breakage::Silence];
+
+    /// The broken program around a reference's last line.
+    pub fn of(self, reference: &str, values: &[i64]) -> String {
+        let whole = program(reference, values);
+        match self {
+            Breakage::Bracket => format!("{}\n", whole.trim_end().strip_suffix(')').unwrap_or(&whole)),
+            Breakage::Name => whole.replacen("a =", "b =", 1),
+            Breakage::Silence => {
+                let inner = reference.strip_prefix("print(").and_then(|r| r.strip_suffix(')'));
+                program(inner.unwrap_or(reference).trim_start_matches('*'), values)
+            }
+        }
+    }
+}
+
 /// The whole statement.
 pub(crate) fn statement(phrasing: &str, values: &[i64]) -> String {
     format!("Read integers from one line. {}", fill(phrasing, values))

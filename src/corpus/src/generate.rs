@@ -1,6 +1,6 @@
 //! The seeded generator of the project's own problem set.
 
-use crate::families::{FAMILIES, Family, Meaning, program, statement};
+use crate::families::{Breakage, FAMILIES, Family, Meaning, program, statement};
 use crate::files::CorpusError;
 use crate::{Novelty, Problem, Rng, Row, Test, check_splits, split_name};
 use record::params::{CorpusParams, Split};
@@ -26,6 +26,10 @@ impl Set {
 /// Demonstrations per training problem. Several, because a model that saw each prompt once would learn by heart which
 /// prompts have a wrong answer, instead of how often answers are wrong.
 const DEMONSTRATIONS: usize = 4;
+
+/// Share of the wrong demonstrations that are broken programs; the others run and print something wrong. Without them a
+/// model would start on the upper rungs of the ladder of partial credit, and nothing could climb it.
+const BROKEN: f64 = 0.5;
 
 /// Constants of statements. They start at 11: all have two digits, so that no split has easier numbers.
 const VALUES: std::ops::RangeInclusive<i64> = 11..=98;
@@ -217,10 +221,12 @@ fn demonstrations(params: &CorpusParams, train: &[Problem]) -> Vec<Row> {
         let family = FAMILIES.iter().find(|f| f.name == problem.family).expect("made from this table");
         for _ in 0..DEMONSTRATIONS {
             let wrong = rng.unit() < params.wrong_demonstrations;
-            let completion = if wrong {
-                program(family.wrong[rng.index(family.wrong.len())].0, &problem.values)
-            } else {
-                problem.reference.clone()
+            let completion = match wrong {
+                false => problem.reference.clone(),
+                true if rng.unit() < BROKEN => {
+                    Breakage::ALL[rng.index(Breakage::ALL.len())].of(family.reference, &problem.values)
+                }
+                true => program(family.wrong[rng.index(family.wrong.len())].0, &problem.values),
             };
             rows.push(Row {
                 problem_id: problem.id.clone(),

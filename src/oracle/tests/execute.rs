@@ -175,6 +175,28 @@ fn every_reference_of_the_own_problem_set_passes() {
     }
 }
 
+#[test]
+fn demonstrations_are_as_right_as_they_say_and_stand_on_every_rung() {
+    let params = record::params::CorpusParams { train: 24, validation: 0, held_out: 0, ..Default::default() };
+    let set = corpus::generate(&params).unwrap();
+    let (runner, _) = real();
+    let mut oracle = TestsOracle::new(runner, VerdictCache::in_memory());
+    let of = |id: &str| set.train.iter().find(|p| p.id == id).unwrap();
+    let items: Vec<Item<'_>> = set
+        .demonstrations
+        .iter()
+        .map(|r| Item { problem: of(&r.problem_id), answer: &r.completion })
+        .collect();
+    let mut stages = std::collections::BTreeSet::new();
+    for (judged, row) in oracle.judge(&items, Scoring::default()).unwrap().iter().zip(&set.demonstrations) {
+        assert_eq!(Some(judged.passed_all()), row.correct, "{row:?}: {}", judged.scored.reason);
+        stages.extend(judged.stage());
+    }
+    for rung in [Stage::Invalid, Stage::Parses, Stage::Runs, Stage::PassesSome, Stage::PassesAll] {
+        assert!(stages.contains(&rung), "{rung:?} is not in {stages:?}");
+    }
+}
+
 /// Both lanes on programs that end in every way there is: the quick one must say what the slow one says.
 #[test]
 fn the_quick_lane_and_the_test_by_test_lane_agree() {
