@@ -15,6 +15,9 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 use tch::Tensor;
 
+/// Answers per validation prompt.
+const VALIDATION_ANSWERS: u32 = 4;
+
 /// Prompts (as ids, `rows::prompt_ids`) and who judges answers to them.
 pub struct Prompts<'a> {
     pub ids: Vec<Vec<u32>>,
@@ -222,7 +225,8 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Mean reward of one answer per validation prompt; the same seeds at every measurement.
+    /// Mean reward of a few answers per validation prompt (one alone is too noisy to choose weights by); the same seeds at
+    /// every measurement.
     fn validate(&mut self, done: u64) -> Result<f64> {
         self.engine.refresh(self.model);
         let sampling = self.sampling(bits(self.job.params.seed, u64::MAX));
@@ -233,7 +237,11 @@ impl<'a> Runner<'a> {
             .enumerate()
             .map(|(i, ids)| {
                 let seed = bits(sampling.seed, i as u64);
-                Request { prompt: ids.clone(), n: 1, sampling: Sampling { seed, ..sampling.clone() } }
+                Request {
+                    prompt: ids.clone(),
+                    n: VALIDATION_ANSWERS,
+                    sampling: Sampling { seed, ..sampling.clone() },
+                }
             })
             .collect();
         let rollouts: Vec<Rollout> = self
