@@ -291,6 +291,28 @@ fn a_lost_element_is_ended_by_its_id_and_its_siblings_are_left_alone() {
     assert_eq!(lab.fake.live(), ["101_0", "101_2", "102"]);
 }
 
+#[test]
+fn a_late_double_that_claimed_the_attempt_is_followed_and_not_repeated() {
+    let lab = Lab::new(graph(vec![task("a", "a", &[])]));
+    lab.create().submit().unwrap();
+    let ours = lab.job_of("a");
+    // a submission that waited in the controller's socket comes out after ours was accepted, and starts first
+    lab.fake.with(|w| {
+        let double = common::Job { id: "950".into(), ..w.jobs[0].clone() };
+        w.jobs.push(double);
+    });
+    lab.fake.start("950");
+    lab.fake.with(|w| {
+        let j = w.jobs.iter_mut().find(|j| j.id == ours).unwrap();
+        (j.state, j.exit, j.raw) = (JobState::Failed, Some((75, 0)), "FAILED 75:0".into());
+    });
+    assert_eq!(lab.states()["a"], "running", "ours was turned away by the claim");
+    let all = ResumeOptions { filter: Filter::all(), who: Who::Person };
+    assert_eq!(lab.open().resume(&all).unwrap().submitted, 0);
+    lab.fake.succeed("950");
+    assert_eq!(lab.states()["a"], "succeeded");
+}
+
 /// The supervisor's very last act.
 fn publish(spec: &record::TaskSpec) {
     let record = std::fs::read(spec.attempt_dir.join("record.json")).unwrap();

@@ -148,6 +148,7 @@ impl Engine {
             if s.traces.is_none() || (over && s.traces.as_ref().is_some_and(|t| t.record.is_none())) {
                 s.traces = Some(self.traces(&s.row));
             }
+            let over = over && !follow_the_claim(s, snapshot);
             if over && s.traces.as_ref().is_none_or(|t| t.record.is_none()) {
                 if snapshot.queue_ok && s.row.state.job().is_some() {
                     self.take_result_of_another(s);
@@ -332,6 +333,22 @@ impl Engine {
         let cancel: Vec<JobRef> = cancel.into_iter().collect();
         self.cancel_jobs(&cancel, looked);
     }
+}
+
+/// A second job under the same name may turn up after the first was adopted (a submission that waited in the socket of a
+/// controller that hung). Should it be the one that claimed the attempt, ours was turned away at the door and says nothing
+/// about the work. `true`: the claimant lives, and its row counts.
+fn follow_the_claim(s: &mut Sight, snapshot: &Snapshot) -> bool {
+    let (Some(job), Some(t)) = (s.row.state.job(), &s.traces) else { return false };
+    let Some(claimed) = t.started.as_ref().filter(|c| !c.job_id.is_empty() && c.job_id != job.id) else {
+        return false;
+    };
+    let rows = snapshot.jobs.get(&job.token).map_or(&[][..], Vec::as_slice);
+    let Some(row) = rows.iter().find(|r| r.job.id == claimed.job_id && t.record.is_none()) else {
+        return false;
+    };
+    s.seen = Some(row.clone());
+    row.state.is_live()
 }
 
 /// Where an attempt went, and why.
