@@ -14,6 +14,7 @@ pub const INSIDE_ID: u32 = 1000;
 /// # Errors
 /// The socket is unusable. Failures of the set-up itself are told to the supervisor in [`Hello`].
 pub fn main() -> Result<()> {
+    default_signals();
     let socket = only_socket()?;
     let mut buf = Vec::new();
     let Some((body, _)) =
@@ -51,6 +52,22 @@ fn only_socket() -> Result<OwnedFd> {
             }
         }
         Ok(OwnedFd::from_raw_fd(3))
+    }
+}
+
+/// Signals as a login would have them: what the supervisor ignores or blocks (under nohup, in a background job) would
+/// else be inherited over exec by every program.
+fn default_signals() {
+    // SAFETY: no handler is installed, only defaults; the set lives on our stack.
+    unsafe {
+        for n in 1..=libc::SIGRTMAX() {
+            if n != libc::SIGKILL && n != libc::SIGSTOP {
+                libc::signal(n, libc::SIG_DFL); // the two numbers that libc keeps for itself are refused
+            }
+        }
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
     }
 }
 

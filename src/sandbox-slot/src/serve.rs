@@ -14,6 +14,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 /// A step of the set-up failed; the caller tells the supervisor.
 pub fn process_one(setup: &Setup, socket: RawFd, built: Built, net_namespace: bool) -> Result<()> {
     privilege::give_up()?;
+    privilege::wake_early();
     let processes_scoped = nproc_is_scoped();
     let hello = Hello {
         error: String::new(),
@@ -105,7 +106,7 @@ pub fn serve_inherited(hello: &Hello, mut spawner: Box<dyn Spawner>) -> Result<(
 /// # Errors
 /// The socket broke, or the supervisor sent something malformed; process 1 ends then, and the slot with it.
 pub fn serve(socket: RawFd, mut slot: Slot, hello: &Hello, spawner: &mut dyn Spawner) -> Result<()> {
-    wait::block_sigchld();
+    wait::block_signals();
     net::send(socket, &hello.encode(), &[]).context(|| "hello".into())?;
     let mut buf = Vec::new();
     while let Some((mut body, mut fds)) =

@@ -38,14 +38,16 @@ pub struct Seen {
     pub leftovers: u32,
 }
 
-/// Blocks SIGCHLD for good, so that [`run`] can wait for it with a time-out. Children unblock it.
-pub fn block_sigchld() {
+/// Blocks every signal in process 1 for good: SIGCHLD, so that [`run`] can wait for it with a time-out, and all others,
+/// because the kernel keeps programs' signals from process 1 only where it has no handler, and an interpreter has one
+/// for SIGINT. (Once run, that handler would interrupt every later fork.) Children unblock them, and inherit none that
+/// are pending.
+pub fn block_signals() {
     // SAFETY: the set lives on our stack through the calls.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, libc::SIGCHLD);
-        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        libc::sigfillset(&raw mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
     }
 }
 

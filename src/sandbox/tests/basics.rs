@@ -149,6 +149,18 @@ fn files_of_one_run_are_gone_in_the_next() {
 }
 
 #[test]
+fn a_program_cannot_interrupt_those_after_it() {
+    let s = start(1);
+    let attack =
+        "import os\nfor n in range(1, 65):\n  if n not in (32, 33):\n    os.kill(1, n)\nprint('sent')";
+    let look = "import signal\nprint(all(signal.getsignal(s) in (signal.SIG_DFL, signal.default_int_handler) for s in signal.valid_signals()\n    if s not in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGKILL, signal.SIGSTOP)), len(signal.pthread_sigmask(0, [])))";
+    let jobs = [Job::python("a", attack).test("", "sent"), Job::python("b", look).test("", "True 0")];
+    for r in s.run_batch(&jobs).iter().chain(&s.run_batch(&jobs)) {
+        assert_eq!(r.verdict, Verdict::Pass, "{:?}", r.tests);
+    }
+}
+
+#[test]
 fn a_large_input_and_a_large_source_go_through() {
     let s = start(1);
     let code = format!("# {}\nimport sys\nprint(len(sys.stdin.read()))", "x".repeat(300_000));
