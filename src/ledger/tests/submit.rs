@@ -313,6 +313,35 @@ fn a_late_double_that_claimed_the_attempt_is_followed_and_not_repeated() {
     assert_eq!(lab.states()["a"], "succeeded");
 }
 
+#[test]
+fn a_controller_that_gives_an_id_out_again_confuses_nobody() {
+    let a = task("a", "a", &[]);
+    let c = task("c", "c", &[&a]);
+    let lab = Lab::new(graph(vec![a, task("b", "b", &[]), c]));
+    // killed within seconds of the first submission, it has forgotten that one and counts from there
+    lab.fake.fault(Fault::Limit);
+    lab.create().submit().unwrap();
+    lab.fake.with(|w| w.max_submit = Some(1));
+    lab.open().submit().unwrap();
+    assert_eq!(lab.job_of("a"), "101");
+    lab.fake.with(|w| {
+        w.jobs.clear();
+        w.next_id = 100;
+        w.max_submit = None;
+    });
+    lab.open().submit().unwrap();
+    assert_eq!(lab.job_of("b"), "101", "the same number, another name");
+    assert_eq!(lab.states(), expect(&[("a", "lost"), ("b", "queued"), ("c", "blocked")]));
+    let all = ResumeOptions { filter: Filter::all(), who: Who::Person };
+    lab.open().resume(&all).unwrap();
+    assert!(lab.fake.live().contains(&"101".to_owned()), "ending the lost one did not hit its namesake");
+    assert_eq!(lab.fake.job(&lab.job_of("c")).after_ok, [lab.job_of("a")]);
+    for name in ["a", "b", "c"] {
+        lab.fake.succeed(&lab.job_of(name));
+    }
+    assert!(lab.states().values().all(|s| s == "succeeded"));
+}
+
 /// The supervisor's very last act.
 fn publish(spec: &record::TaskSpec) {
     let record = std::fs::read(spec.attempt_dir.join("record.json")).unwrap();
