@@ -26,7 +26,9 @@ pub struct Episode {
     pub returns: Vec<f64>,
 }
 
-/// Linear map from hidden state to value; starts at 0, so that the first advantages are the rewards.
+/// Linear map from hidden state to value; starts at 0, so that the first advantages are the rewards. It reads the trunk
+/// and does not train it: the value error's gradient is several times the policy's, and under Adam it would choose the
+/// direction of every step.
 #[derive(Debug)]
 pub struct ValueHead {
     pub weight: Tensor,
@@ -50,7 +52,7 @@ impl ValueHead {
     }
 
     fn values(&self, hidden: &Tensor) -> Tensor {
-        hidden.to_kind(Kind::Float).linear(&self.weight, Some(&self.bias)).squeeze_dim(-1)
+        hidden.detach().to_kind(Kind::Float).linear(&self.weight, Some(&self.bias)).squeeze_dim(-1)
     }
 }
 

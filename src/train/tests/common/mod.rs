@@ -59,7 +59,7 @@ pub fn model(lora: Option<LoraParams>) -> Model {
     tch::no_grad(|| {
         for (name, mut t) in model.decoder.trainable() {
             if !name.contains("norm") {
-                let _ = t.g_mul_scalar_(6.0);
+                let _ = t.g_mul_scalar_(1.2);
             }
         }
     });
