@@ -277,7 +277,9 @@ impl<'a> Runner<'a> {
                 .map(|(l, r)| (r - l).exp() - (r - l) - 1.0)
                 .sum()
         });
-        let rate = p.learning_rate * ((episode + 1) as f64 / f64::from(p.warmup_episodes.max(1))).min(1.0);
+        // up over the warm-up, down to nothing at the end: late steps are noise around what was found
+        let rise = ((episode + 1) as f64 / f64::from(p.warmup_episodes.max(1))).min(1.0);
+        let rate = p.learning_rate * rise * (1.0 - episode as f64 / f64::from(p.episodes));
         let mut steps: Vec<(Seen, f64)> = Vec::new();
         // the order in which rewards came must not leave a trace; lengths differ, shuffling is by seed alone
         'passes: for epoch in 0..u64::from(p.epochs) {
