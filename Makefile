@@ -55,7 +55,8 @@ campaign: packages ## kill the planner at random moments, KILLS times, against a
 	BESSEMER_CRASH_KILLS=$(or $(KILLS),100) $(CARGO) test --release -p bessemer --test slurm killed_at_any_moment -- --nocapture
 
 parity: libtorch ## compare with transformers, PEFT and TRL (private venv; needs PyPI)
-	tests/parity/run.sh
+	tests/parity/setup.sh
+	$(CARGO) test -p bessemer-model --test parity -- --include-ignored
 
 clean: ## remove what was built (not libtorch, not runs)
 	$(CARGO) clean
