@@ -54,7 +54,7 @@ campaign: packages ## kill the planner at random moments, KILLS times, against a
 	BESSEMER_KILLS=$(or $(KILLS),1000) $(CARGO) test --release -p bessemer-crash -- --nocapture
 	BESSEMER_CRASH_KILLS=$(or $(KILLS),100) $(CARGO) test --release -p bessemer --test slurm killed_at_any_moment -- --nocapture
 
-parity: libtorch ## compare with transformers, PEFT and TRL (private venv; needs PyPI)
+parity: libtorch ## compare with transformers and PEFT (private venv; needs PyPI)
 	tests/parity/setup.sh
 	$(CARGO) test -p bessemer-model --test parity -- --include-ignored
 
