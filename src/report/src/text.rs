@@ -56,7 +56,8 @@ impl Table {
     }
 }
 
-/// Every result with its interval: a block of columns per phase, as many metrics side by side as fit.
+/// Results with their intervals: a table per phase, with as many metrics as fit side by side (an evaluation reports the
+/// telling ones first); the rest is named and stands in the HTML file.
 #[must_use]
 pub fn results(sweep: &Sweep, width: usize) -> String {
     let mut out = String::new();
@@ -66,37 +67,36 @@ pub fn results(sweep: &Sweep, width: usize) -> String {
         let names = metric_names(tasks.iter().map(|(_, t)| *t));
         let seeds = tasks.iter().any(|(_, t)| t.task.labels.contains_key("seed"));
         let label = tasks.iter().map(|(g, _)| g.width()).max().unwrap_or(0).clamp(5, 40) + 8;
-        let mut left = names.as_slice();
-        while !left.is_empty() {
-            let mut used = label;
-            let fitting = left
-                .iter()
-                .take_while(|name| {
-                    let cells = tasks.iter().filter_map(|(_, t)| metric(t, name)).map(|m| cell(m).width());
-                    used += cells.chain([name.width()]).max().unwrap_or(0) + 2;
-                    used <= width
-                })
-                .count()
-                .max(1);
-            let (now, later) = left.split_at(fitting);
-            left = later;
-            let mut table = Table { head: vec![phase.to_owned()], ..Table::default() };
-            if seeds {
-                table.head.push("seed".into());
-            }
-            table.head.extend(now.iter().map(|n| (*n).to_owned()));
-            table.right = (1..table.head.len()).collect();
-            for (group, task) in &tasks {
-                let mut row = vec![(*group).to_owned()];
-                if seeds {
-                    row.push(task.task.labels.get("seed").map(plan::plain).unwrap_or_default());
-                }
-                row.extend(now.iter().map(|n| metric(task, n).map_or_else(|| "-".into(), cell)));
-                table.rows.push(row);
-            }
-            out.push_str(&table.render(width));
-            out.push('\n');
+        let mut used = label;
+        let fitting = names
+            .iter()
+            .take_while(|name| {
+                let cells = tasks.iter().filter_map(|(_, t)| metric(t, name)).map(|m| cell(m).width());
+                used += cells.chain([name.width()]).max().unwrap_or(0) + 2;
+                used <= width
+            })
+            .count()
+            .max(1);
+        let (shown, rest) = names.split_at(fitting.min(names.len()));
+        let mut table = Table { head: vec![phase.to_owned()], ..Table::default() };
+        if seeds {
+            table.head.push("seed".into());
         }
+        table.head.extend(shown.iter().map(|n| (*n).to_owned()));
+        table.right = (1..table.head.len()).collect();
+        for (group, task) in &tasks {
+            let mut row = vec![(*group).to_owned()];
+            if seeds {
+                row.push(task.task.labels.get("seed").map(plan::plain).unwrap_or_default());
+            }
+            row.extend(shown.iter().map(|n| metric(task, n).map_or_else(|| "-".into(), cell)));
+            table.rows.push(row);
+        }
+        out.push_str(&table.render(width));
+        if !rest.is_empty() {
+            let _ = writeln!(out, "and {} more metrics: HTML file, --json", rest.len());
+        }
+        out.push('\n');
     }
     if out.is_empty() {
         "No results yet.\n".into()

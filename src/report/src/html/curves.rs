@@ -6,6 +6,7 @@ use super::svg::{Scale, tick_label};
 use crate::curves::{Curve, thinned};
 use crate::sweep::{Sweep, TaskRun};
 use plan::plain;
+use record::Kind;
 use std::fmt::Write;
 
 const WIDTH: f64 = 320.0;
@@ -16,8 +17,21 @@ const TOP: f64 = 10.0;
 const RIGHT: f64 = 10.0;
 const DASHES: usize = 4;
 
-/// What a reader wants first; a name counts if it contains one of these. The rest stands folded away.
-const TELLING: [&str; 7] = ["reward", "loss", "pass", "accuracy", "validation", "kl", "entropy"];
+/// What a reader wants first, in this order. The rest stands folded away.
+const TELLING: [&str; 9] = [
+    "reward",
+    "validation_reward",
+    "loss",
+    "validation_loss",
+    "accuracy",
+    "kl",
+    "entropy",
+    "policy_loss",
+    "value_loss",
+];
+
+/// Phases that learn; what the others report is progress.
+const LEARNS: [Kind; 4] = [Kind::Base, Kind::Sft, Kind::Rl, Kind::Command];
 
 /// A curve as it is drawn.
 struct Drawn<'a> {
@@ -35,7 +49,8 @@ struct Line<'a> {
 
 pub fn section(page: &mut String, sweep: &Sweep) {
     let mut phases: Vec<(&str, Vec<&TaskRun>)> = Vec::new();
-    for t in sweep.tasks.iter().filter(|t| t.curves.iter().any(|c| c.points.len() > 1)) {
+    let learns = |t: &&TaskRun| LEARNS.contains(&t.task.work.kind());
+    for t in sweep.tasks.iter().filter(learns).filter(|t| t.curves.iter().any(|c| c.points.len() > 1)) {
         match phases.iter_mut().find(|(p, _)| *p == t.task.phase) {
             Some((_, tasks)) => tasks.push(t),
             None => phases.push((&t.task.phase, vec![t])),
@@ -86,10 +101,11 @@ impl<'a> Phase<'a> {
                 if !groups.iter().any(|(g, _)| *g == group) {
                     groups.push((group, colour));
                 }
-                let seed = labels.get("seed").map(plain).unwrap_or_default();
-                let dash = seeds.iter().position(|s| *s == seed).unwrap_or_else(|| {
-                    seeds.push(seed);
-                    seeds.len() - 1
+                let dash = labels.get("seed").map(plain).map_or(0, |seed| {
+                    seeds.iter().position(|s| *s == seed).unwrap_or_else(|| {
+                        seeds.push(seed);
+                        seeds.len() - 1
+                    })
                 });
                 Line { task, colour, dash: dash % DASHES }
             })
@@ -100,7 +116,7 @@ impl<'a> Phase<'a> {
                 names.push(&c.name);
             }
         }
-        let rank = |n: &str| TELLING.iter().position(|t| n.contains(t)).unwrap_or(TELLING.len());
+        let rank = |n: &str| TELLING.iter().position(|t| n == *t).unwrap_or(TELLING.len());
         names.sort_by_key(|n| rank(n));
         let telling = names.iter().filter(|n| rank(n) < TELLING.len()).count();
         let telling = if telling == 0 { names.len() } else { telling };

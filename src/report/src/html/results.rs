@@ -11,6 +11,8 @@ use record::MetricRow;
 use std::fmt::Write;
 
 const PLOT: f64 = 150.0;
+/// Metrics that stand open; an evaluation reports the telling ones first.
+const OPEN: usize = 4;
 
 pub fn section(page: &mut String, sweep: &Sweep, pairs: &[Difference]) {
     page.push_str("<section id=\"results\"><h2>Results</h2>\n");
@@ -26,11 +28,28 @@ pub fn section(page: &mut String, sweep: &Sweep, pairs: &[Difference]) {
     );
     let palette = Palette::of(sweep);
     for (phase, of_phase) in &phases {
-        let _ = write!(page, "<h3>{}</h3>\n<div class=\"metrics\">\n", E(phase));
-        for name in metric_names(of_phase.iter().flat_map(|g| g.tasks.iter().copied())) {
-            forest(page, name, of_phase, &palette);
+        let names = metric_names(of_phase.iter().flat_map(|g| g.tasks.iter().copied()));
+        // with one more to fold away, there is no point in folding
+        let (first, rest) = names.split_at(if names.len() <= OPEN + 1 { names.len() } else { OPEN });
+        let grid = |page: &mut String, names: &[&str]| {
+            page.push_str("<div class=\"metrics\">\n");
+            for name in names {
+                forest(page, name, of_phase, &palette);
+            }
+            page.push_str("</div>\n");
+        };
+        let _ = writeln!(page, "<h3>{}</h3>", E(phase));
+        grid(page, first);
+        if !rest.is_empty() {
+            let _ = writeln!(
+                page,
+                "<details><summary>{} more metrics: {}</summary>",
+                rest.len(),
+                E(&rest.join(", "))
+            );
+            grid(page, rest);
+            page.push_str("</details>\n");
         }
-        page.push_str("</div>\n");
         differences(page, pairs, phase, of_phase);
     }
     page.push_str("</section>\n");
@@ -184,28 +203,28 @@ fn axis(scale: &Scale) -> String {
 fn differences(page: &mut String, pairs: &[Difference], phase: &str, of_phase: &[Group]) {
     let names = metric_names(of_phase.iter().flat_map(|g| g.tasks.iter().copied()));
     let of_phase: Vec<&Difference> = pairs.iter().filter(|d| d.phase == phase).collect();
-    let mut first = true;
-    for name in names {
-        let of_metric: Vec<&&Difference> = of_phase.iter().filter(|d| d.metric == name).collect();
-        if of_metric.is_empty() {
-            continue;
+    let tables: Vec<(&str, String)> = names
+        .into_iter()
+        .filter_map(|name| {
+            let of_metric: Vec<&&Difference> = of_phase.iter().filter(|d| d.metric == name).collect();
+            (!of_metric.is_empty()).then(|| (name, difference_table(name, &of_metric)))
+        })
+        .collect();
+    let Some(((_, first), rest)) = tables.split_first() else { return };
+    let _ = write!(
+        page,
+        "<h3>{}: paired differences</h3>\n<p class=\"note\">Problem by problem, seeds averaged; 95 % percentile \
+         bootstrap over problems ({RESAMPLES} resamples). Each interval stands for itself: none is adjusted for the \
+         number of comparisons.</p>\n{first}",
+        E(phase)
+    );
+    if !rest.is_empty() {
+        let names: Vec<&str> = rest.iter().map(|(n, _)| *n).collect();
+        let _ = writeln!(page, "<details><summary>{} more: {}</summary>", rest.len(), E(&names.join(", ")));
+        for (_, table) in rest {
+            page.push_str(table);
         }
-        if first {
-            let _ = write!(
-                page,
-                "<h3>{}: paired differences</h3>\n<p class=\"note\">Problem by problem, seeds averaged; 95 % percentile \
-                 bootstrap over problems ({RESAMPLES} resamples). Each interval stands for itself: none is adjusted for the \
-                 number of comparisons.</p>\n",
-                E(phase)
-            );
-        }
-        let table = difference_table(name, &of_metric);
-        if first {
-            page.push_str(&table);
-        } else {
-            let _ = writeln!(page, "<details><summary>{}</summary>{table}</details>", E(name));
-        }
-        first = false;
+        page.push_str("</details>\n");
     }
 }
 

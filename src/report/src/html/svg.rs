@@ -29,7 +29,11 @@ impl Scale {
         if low > high {
             (low, high) = (0.0, 1.0);
         }
-        let pad = if high > low { (high - low) * margin } else { (high.abs() * 0.05).max(1e-9) };
+        let pad = match high - low {
+            0.0 if high == 0.0 => 1.0,
+            0.0 => high.abs() * 0.05,
+            span => span * margin,
+        };
         let (padded_low, padded_high) = (low - pad, high + pad);
         Self {
             low: if low >= within.0 { padded_low.max(within.0) } else { padded_low },
