@@ -2,7 +2,7 @@
 
 use crate::sweep::{Sweep, TaskRun};
 use plan::plain;
-use record::MetricRow;
+use record::{Kind, MetricRow};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -50,7 +50,7 @@ pub struct Group<'a> {
     pub tasks: Vec<&'a TaskRun>,
 }
 
-/// The tasks with results of each phase, grouped over seeds; phases and groups in the graph's order.
+/// The tasks with results of each phase, grouped over seeds; evaluations first, else in the graph's order.
 #[must_use]
 pub fn groups(sweep: &Sweep) -> Vec<(&str, Vec<Group<'_>>)> {
     let mut phases: Vec<(&str, Vec<Group>)> = Vec::new();
@@ -68,6 +68,7 @@ pub fn groups(sweep: &Sweep) -> Vec<(&str, Vec<Group<'_>>)> {
             None => of_phase.push(Group { name: group_name(phase, &labels), labels, tasks: vec![task] }),
         }
     }
+    phases.sort_by_key(|(_, groups)| groups[0].tasks[0].task.work.kind() != Kind::Eval);
     phases
 }
 
