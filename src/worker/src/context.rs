@@ -59,7 +59,7 @@ pub enum Stop {
     /// The walltime less its margin is over.
     Deadline,
     /// `--stop-after` steps are done.
-    StopAfter,
+    Steps,
 }
 
 impl std::fmt::Display for Stop {
@@ -67,7 +67,7 @@ impl std::fmt::Display for Stop {
         match self {
             Stop::Signal(n) => write!(f, "signal {n}"),
             Stop::Deadline => f.write_str("the walltime ends soon"),
-            Stop::StopAfter => f.write_str("--stop-after was reached"),
+            Stop::Steps => f.write_str("--stop-after was reached"),
         }
     }
 }
@@ -208,7 +208,7 @@ impl Context {
         if record::now_ms() >= self.deadline_ms {
             return Some(Stop::Deadline);
         }
-        self.stop_after.is_some_and(|n| self.steps.get() >= n).then_some(Stop::StopAfter)
+        self.stop_after.is_some_and(|n| self.steps.get() >= n).then_some(Stop::Steps)
     }
 
     /// Writes `outcome.json` and gives the exit code that goes with it.

@@ -111,7 +111,10 @@ fn corpus() -> Params {
     Params::Corpus(CorpusParams { train: 13, validation: 6, held_out: 12, ..CorpusParams::default() })
 }
 
-fn chain() -> [(&'static str, Params, Vec<(&'static str, &'static str)>); 3] {
+/// Phase, its work, and its inputs as (role, phase).
+type Stage = (&'static str, Params, Vec<(&'static str, &'static str)>);
+
+fn chain() -> [Stage; 3] {
     let base = BaseParams {
         hidden: 32,
         layers: 1,

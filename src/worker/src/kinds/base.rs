@@ -63,7 +63,11 @@ fn config(p: &BaseParams) -> Result<Config> {
         ))
         .into());
     }
-    if p.heads == 0 || p.kv_heads == 0 || p.heads % p.kv_heads != 0 || p.hidden % (2 * p.heads) != 0 {
+    if p.heads == 0
+        || p.kv_heads == 0
+        || !p.heads.is_multiple_of(p.kv_heads)
+        || !p.hidden.is_multiple_of(2 * p.heads)
+    {
         return Err(wrong(format!(
             "hidden {} must be an even multiple of heads {}, and heads a multiple of kv_heads {}",
             p.hidden, p.heads, p.kv_heads
