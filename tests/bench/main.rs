@@ -66,7 +66,7 @@ fn header() -> String {
     format!(
         "Machine: {cores} cores ({model}), load average at the start {load}; {}; {}. Medians of {REPEAT} interleaved repetitions \
          with the smallest and largest in brackets. Release build.\n",
-        version("sbatch", "--version"),
+        version("slurmctld", "-V"),
         version("parallel", "--version")
     )
 }

@@ -199,11 +199,15 @@ impl Lab {
         }
     }
 
+    pub fn controller_log(&self) -> String {
+        std::fs::read_to_string(self.cluster.join("log/slurmctld.log")).unwrap_or_default()
+    }
+
     /// What a person would look at next.
     pub fn evidence(&self) -> String {
         let mut s = String::new();
         let _ = writeln!(s, "--- squeue\n{}", self.slurm("squeue", &["-r", "-t", "all"]));
-        let log = std::fs::read_to_string(self.cluster.join("log/slurmctld.log")).unwrap_or_default();
+        let log = self.controller_log();
         let tail: Vec<&str> = log.lines().rev().take(15).collect();
         let _ = writeln!(s, "--- slurmctld.log\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
         s

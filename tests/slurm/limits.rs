@@ -34,6 +34,7 @@ fn a_full_controller_is_waited_for() {
     lab.job(&sweeps::many(&lab, 8, "true"));
     let first = lab.submit();
     assert!([0, 75].contains(&first.code), "{first}");
+    assert!(lab.controller_log().contains("MaxJobCount"), "the limit was never met\n{}", lab.evidence());
     lab.resume_until_done();
     let marks = lab.marks();
     assert_eq!(marks.len(), 8, "{marks:#?}");
