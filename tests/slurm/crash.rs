@@ -73,7 +73,8 @@ fn a_planner_killed_at_any_moment_leaves_no_duplicate_no_orphan_and_loses_nothin
             }
         }
         // killed before the sweep existed: hand it in as a user would; else go on with it
-        let known = lab.run(&["status", &name(sweep), "--offline", "--json"]).code == 0;
+        let frozen = lab.dir.join("runs").join(name(sweep)).join("plan.json").exists();
+        let known = frozen && lab.run(&["status", &name(sweep), "--offline", "--json"]).code == 0;
         let done = if known { lab.run(&["resume", &name(sweep)]) } else { lab.submit() };
         assert!([0, 75].contains(&done.code), "{done}");
     }

@@ -364,3 +364,37 @@ fn a_service_that_takes_the_last_slot_is_ended_and_told_rather_than_waited_for()
     assert!(report.last.warnings.iter().any(|w| w.contains("leave no room")), "{report:?}");
     assert!(fake.live().is_empty());
 }
+
+#[test]
+fn a_machine_that_another_sweep_has_filled_is_waited_for() {
+    let lab = Lab::new(chain());
+    lab.fake.with(|w| w.slots = Some(0));
+    let mut engine = lab.create();
+    let fake = lab.fake.clone();
+    let mut looks = 0;
+    let report = engine
+        .drive(&AtomicBool::new(false), |_| {
+            looks += 1;
+            if looks == 2 {
+                fake.with(|w| w.slots = Some(1));
+            }
+            for id in fake.live() {
+                fake.succeed(&id);
+            }
+        })
+        .unwrap();
+    assert_eq!(report.ended, Ended::Done, "{report:?}");
+}
+
+#[test]
+fn a_sweep_whose_making_was_cut_short_has_its_tasks_all_the_same() {
+    let lab = Lab::new(chain());
+    drop(lab.create());
+    // as a planner leaves it that is killed between the frozen plan and the tasks' rows
+    let db = rusqlite::Connection::open(lab.db().path()).unwrap();
+    db.execute_batch("DELETE FROM edge; DELETE FROM task; UPDATE sweep SET graph_sha256 = '';").unwrap();
+    drop(db);
+    let report = resume(&lab, Who::Person);
+    assert_eq!(report.submitted, 3, "{report:?}");
+    assert_eq!(lab.open().view(&Filter::all()).unwrap().tasks.len(), 3);
+}

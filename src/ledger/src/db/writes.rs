@@ -57,8 +57,9 @@ impl Db {
         self.transaction(|tx| {
             tx.query_row(
                 "INSERT INTO sweep (name, run_dir, site, nonce, job_sha256, graph_sha256, created_ms, updated_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)
-                 ON CONFLICT (run_dir) DO UPDATE SET name = ?1, site = ?3, nonce = ?4, job_sha256 = ?5, updated_ms = ?7
+                 VALUES (?1, ?2, ?3, ?4, ?5, '', ?7, ?7)
+                 ON CONFLICT (run_dir) DO UPDATE SET name = ?1, site = ?3, nonce = ?4, job_sha256 = ?5, updated_ms = ?7,
+                   graph_sha256 = CASE graph_sha256 WHEN ?6 THEN ?6 ELSE '' END
                  RETURNING id",
                 params![
                     s.name,

@@ -86,7 +86,7 @@ impl Engine {
 
     /// Results that lie in the run directory although the ledger knows no attempt of their task (a lost state file, or a
     /// task that was in the job file earlier): they count as done.
-    fn adopt_results(&mut self, lease: &crate::db::lease::Lease) -> Result<()> {
+    pub(super) fn adopt_results(&mut self, lease: &crate::db::lease::Lease) -> Result<()> {
         if !self.sweep.run_dir.join("tasks").is_dir() {
             return Ok(());
         }

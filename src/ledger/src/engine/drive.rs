@@ -89,7 +89,7 @@ impl Engine {
             let live = stands.iter().filter(|s| **s == Stand::Live).count();
             let due_ms = next_due(&round, &stands);
             let waiting = due_ms.is_some() && !stopping;
-            if live == 0 && !waiting && (stopping || !may_pass(&round)) {
+            if live == 0 && !waiting && (stopping || !may_pass(&round, driver)) {
                 break;
             }
             if !stopping && driver && starved(&round, &stands) {
@@ -208,7 +208,12 @@ fn next_due(round: &Round, stands: &[Stand]) -> Option<i64> {
         .min()
 }
 
-/// Whether what stopped the round goes away by itself although nothing of ours is running.
-fn may_pass(round: &Round) -> bool {
-    matches!(round.report.stopped, Some(Stop::Unavailable(_) | Stop::Uncertain(_)))
+/// Whether what stopped the round goes away by itself although nothing of ours is running. On this machine a limit does:
+/// another sweep holds the slots (a task that is bigger than the machine is refused, not limited).
+fn may_pass(round: &Round, driver: bool) -> bool {
+    match round.report.stopped {
+        Some(Stop::Unavailable(_) | Stop::Uncertain(_)) => true,
+        Some(Stop::Limit(_)) => driver,
+        _ => false,
+    }
 }

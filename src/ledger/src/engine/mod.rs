@@ -201,11 +201,26 @@ impl Engine {
     /// Runs `f` under the lease and gives it back whatever happens.
     fn leased<T>(&mut self, f: impl FnOnce(&mut Self, &Lease) -> Result<T>) -> Result<T> {
         let lease = self.lease()?;
-        let value = f(self, &lease);
+        let value = self.complete_creation(&lease).and_then(|()| f(self, &lease));
         let released = self.release(&lease);
         let value = value?;
         released?;
         Ok(value)
+    }
+
+    /// A planner that was killed while it made the sweep, or gave it an edited job file, left a row without a graph's
+    /// hash: the tasks of the frozen plan may not be in the ledger. Without this such a sweep would look done, having
+    /// nothing to do.
+    fn complete_creation(&mut self, lease: &Lease) -> Result<()> {
+        if !self.sweep.graph_sha256.is_empty() {
+            return Ok(());
+        }
+        let graph = self.graph()?;
+        let sha = record::key::sha256_hex(&create::plan_bytes(&graph)?);
+        self.db.write(lease, &self.sweep.name, |w| w.put_graph(&graph, &sha))?;
+        self.adopt_results(lease)?;
+        self.sweep.graph_sha256 = sha;
+        Ok(())
     }
 
     fn board(&self) -> Result<Board> {
