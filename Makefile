@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # cargo-nextest where it is installed: a process per test, and one summary
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help demo planner worker libtorch packages test test-planner lint bench campaign parity clean
+.PHONY: help demo planner worker libtorch packages bandit test test-planner lint bench campaign parity clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,13 +28,16 @@ libtorch: ## fetch libtorch into .libtorch/ (resumable, checksummed)
 packages: ## Debian packages that the tests use: a real Slurm, Chromium, shellcheck
 	@scripts/setup-packages.sh
 
+bandit: ## the real Bandit in .venv-bandit/ (PyPI); without it its own tests say that they are skipped
+	@scripts/bandit.sh || echo 'bandit: not installed; its tests will be skipped'
+
 lint: libtorch ## rustfmt, clippy without warnings, shellcheck, no crate above its place
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	@scripts/lint-rest.sh
 
 # The real-Slurm tests fail, rather than skip, when Slurm is missing: BESSEMER_WITHOUT_SLURM=1 says that you know.
-test: packages libtorch ## every test, the real-Slurm ones included
+test: packages libtorch bandit ## every test, the real-Slurm ones included
 	$(CARGO) build --workspace
 ifeq ($(NEXTEST),yes)
 	$(CARGO) nextest run --workspace --no-fail-fast

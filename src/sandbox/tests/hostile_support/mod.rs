@@ -15,6 +15,10 @@ pub struct Program {
 }
 
 impl Program {
+    fn forks(&self) -> bool {
+        ["os.fork", "subprocess", "multiprocessing"].iter().any(|word| self.code.contains(word))
+    }
+
     pub fn read(path: &Path) -> Self {
         let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let text = String::from_utf8(bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -164,8 +168,11 @@ impl<'a> Campaign<'a> {
                     wrong.push(format!("{} bytes on {name}", stream.len()));
                 }
             }
+            // One process is held by its own limit. A tree is sampled (tier B has no cgroup): what it touches between two
+            // looks comes on top, and on a busy machine looks are late. docs/SANDBOX.md says so.
+            let slack = if p.forks() { limits.memory_mb + 64 } else { 64 };
             #[allow(clippy::cast_precision_loss, reason = "mebibytes")]
-            if t.memory_peak_mb > (limits.memory_mb + 64) as f64 {
+            if t.memory_peak_mb > (limits.memory_mb + slack) as f64 {
                 wrong.push(format!("{} MiB in use", t.memory_peak_mb));
             }
         }

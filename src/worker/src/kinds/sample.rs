@@ -135,6 +135,10 @@ fn judge_in_order(
             batch.extend(choices.into_iter().enumerate().map(|(k, c)| (done, k, c)));
             done += 1;
             cx.count_step();
+            // however many answers are there: a stop is honoured at the next problem, not at the next batch
+            if cx.stop().is_some() {
+                break;
+            }
         }
         if batch.is_empty() {
             continue;
