@@ -398,3 +398,16 @@ fn a_sweep_whose_making_was_cut_short_has_its_tasks_all_the_same() {
     assert_eq!(report.submitted, 3, "{report:?}");
     assert_eq!(lab.open().view(&Filter::all()).unwrap().tasks.len(), 3);
 }
+
+#[test]
+fn tidying_up_takes_hopeless_jobs_out_of_the_queue_but_not_when_it_is_only_asked() {
+    let lab = Lab::new(chain());
+    lab.create().submit().unwrap();
+    let (a, b) = (lab.job_of("a"), lab.job_of("b"));
+    lab.fake.fail(&a, FailureClass::Error);
+    lab.fake.set(&b, JobState::NeverSatisfied, "PENDING DependencyNeverSatisfied");
+    assert_eq!(lab.open().gc(false).unwrap().cancelled, 1);
+    assert_eq!(lab.fake.job(&b).state, JobState::NeverSatisfied);
+    assert_eq!(lab.open().gc(true).unwrap().cancelled, 1);
+    assert_eq!(lab.fake.job(&b).state, JobState::Cancelled);
+}

@@ -17,7 +17,7 @@ pub fn run(context: &mut Context, args: &Gc) -> Result {
         context.out.line(format_args!("{verb} {}", dir.display()));
     }
     context.out.line(format_args!(
-        "{} jobs taken out of the queue, {verb} {} checkpoint directories",
+        "{verb} {} jobs from the queue, {verb} {} checkpoint directories",
         report.cancelled,
         report.removed.len()
     ));

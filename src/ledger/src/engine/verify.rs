@@ -69,12 +69,12 @@ impl Engine {
         })
     }
 
-    /// Frees the queue of jobs that can never run or whose task left the job file, and with `remove_checkpoints` the disk
-    /// of checkpoints that no attempt will continue from.
+    /// Frees the queue of jobs that can never run or whose task left the job file, and the disk of checkpoints that no
+    /// attempt will continue from. Without `act` it only says what it would do.
     ///
     /// # Errors
     /// [`Error::Held`], SQLite's.
-    pub fn gc(&mut self, remove_checkpoints: bool) -> Result<GcReport> {
+    pub fn gc(&mut self, act: bool) -> Result<GcReport> {
         self.leased(|e, lease| {
             let mut report = GcReport::default();
             match e.observe(lease) {
@@ -89,15 +89,17 @@ impl Engine {
                     .into_iter()
                     .filter(|a| a.stuck == "never-satisfied" || !current.contains(&a.task))
                     .collect();
-            e.db.write(lease, &e.sweep.name, |w| {
-                // the engine's own wish: `resume` tries these again without counting a failure
-                useless.iter().try_for_each(|a| w.ask_cancel(a.id, true))
-            })?;
             let jobs: Vec<JobRef> = useless.iter().filter_map(to_cancel).collect();
-            let mut looked = Looked::default();
-            e.cancel_jobs(&jobs, &mut looked);
             report.cancelled = jobs.len() as u64;
-            report.warnings.extend(looked.warnings);
+            if act {
+                e.db.write(lease, &e.sweep.name, |w| {
+                    // the engine's own wish: `resume` tries these again without counting a failure
+                    useless.iter().try_for_each(|a| w.ask_cancel(a.id, true))
+                })?;
+                let mut looked = Looked::default();
+                e.cancel_jobs(&jobs, &mut looked);
+                report.warnings.extend(looked.warnings);
+            }
             let board = e.board()?;
             for (task, stand) in board.tasks.iter().zip(board.stands()) {
                 if stand != Stand::Done || task.service {
@@ -109,7 +111,7 @@ impl Engine {
                     if !ckpt.is_dir() {
                         continue;
                     }
-                    if remove_checkpoints && let Err(err) = std::fs::remove_dir_all(&ckpt) {
+                    if act && let Err(err) = std::fs::remove_dir_all(&ckpt) {
                         report.warnings.push(format!("cannot remove {}: {err}", ckpt.display()));
                         continue;
                     }
