@@ -5,7 +5,7 @@ use crate::notes;
 use ledger::view::{TaskState, TaskView, View};
 use record::{AttemptRecord, ContentKey, StartRecord, Status, atomic, layout, verify};
 use report::progress::{self, Bar, Progress};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// Most queued tasks whose claim is looked for between two looks at the scheduler: a directory look-up each.
@@ -24,6 +24,8 @@ pub struct Live {
     /// Lines on the screen that the next picture replaces.
     drawn: usize,
     told: HashMap<ContentKey, Told>,
+    /// Warnings that have been a line already.
+    warned: HashSet<String>,
     started_ms: i64,
 }
 
@@ -39,7 +41,7 @@ impl Live {
     /// `plain`: lines even on a terminal.
     pub fn new(context: &Context, plain: bool) -> Self {
         let draw = context.terminal && !plain;
-        Self { draw, drawn: 0, told: HashMap::new(), started_ms: record::now_ms() }
+        Self { draw, drawn: 0, told: HashMap::new(), warned: HashSet::new(), started_ms: record::now_ms() }
     }
 
     /// Whether pictures are drawn, rather than lines written.
@@ -119,6 +121,11 @@ impl Live {
             self.told.insert(task.key.clone(), told);
             if news || moved {
                 context.out.line(sentence(now, task, bar));
+            }
+        }
+        for w in &view.warnings {
+            if self.warned.insert(w.clone()) {
+                context.out.line(format_args!("! {w}"));
             }
         }
     }

@@ -373,9 +373,10 @@ fn a_machine_that_another_sweep_has_filled_is_waited_for() {
     let fake = lab.fake.clone();
     let mut looks = 0;
     let report = engine
-        .drive(&AtomicBool::new(false), |_| {
+        .drive(&AtomicBool::new(false), |view| {
             looks += 1;
-            if looks == 2 {
+            if looks == 1 {
+                assert!(view.warnings.iter().any(|w| w.contains("another sweep")), "{:?}", view.warnings);
                 fake.with(|w| w.slots = Some(1));
             }
             for id in fake.live() {

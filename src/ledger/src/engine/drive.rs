@@ -99,7 +99,11 @@ impl Engine {
             }
             if shown.is_none_or(|t| t.elapsed() >= SHOW_EVERY) {
                 shown = Some(Instant::now());
-                show(&self.view(&Filter::all())?);
+                let mut view = self.view(&Filter::all())?;
+                if live == 0 && driver && matches!(round.report.stopped, Some(Stop::Limit(_))) {
+                    view.warnings.push(FULL.into());
+                }
+                show(&view);
             }
             self.pause(driver, due_ms, stop, stopping);
             match self.observe(lease) {
@@ -177,6 +181,8 @@ impl Engine {
         }
     }
 }
+
+const FULL: &str = "waiting: jobs of another sweep hold this machine's slots";
 
 const STARVED: &str = "only services are running, and they leave no room for those that need them: give them less \
      `resources`, or this site more; then `bessemer resume`";
