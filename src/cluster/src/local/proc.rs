@@ -98,7 +98,8 @@ pub(super) fn by_token(procs: &[Proc]) -> BTreeMap<String, Vec<Proc>> {
 /// Everything that belongs to a job: what carries its token, what shares a session with that, and all their descendants
 /// (which may have emptied their environment).
 pub(super) fn family(procs: &[Proc], token: &str) -> BTreeSet<i32> {
-    let own_session = rustix::process::getsid(None).map_or(0, |s| s.as_raw_nonzero().get());
+    // Not getsid(): in a container whose session leader is outside of its pid namespace the answer is 0, which is no pid.
+    let own_session = read(std::process::id().cast_signed()).map_or(0, |me| me.session);
     let mut members: BTreeSet<i32> =
         procs.iter().filter(|p| p.token.as_deref() == Some(token)).map(|p| p.pid).collect();
     let sessions: BTreeSet<i32> = procs
