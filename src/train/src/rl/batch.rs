@@ -131,7 +131,7 @@ pub struct Seen {
     pub value: f64,
     /// k3 to the reference.
     pub kl: f64,
-    /// k3 to the policy that made the rollouts.
+    /// k3 estimate of KL(rollout policy || this one), over the rollouts' own tokens.
     pub drift: f64,
     /// Share of tokens whose ratio was clipped.
     pub clipped: f64,
@@ -190,7 +190,7 @@ pub fn improve(
             seen.policy += number(&policy);
             seen.kl += number(&kl);
             let d = difference.detach();
-            seen.drift += number(&mean(&((-&d).exp() + &d - 1.0)));
+            seen.drift += number(&mean(&(d.exp() - &d - 1.0)));
             seen.clipped += number(&mean(&ratio.ne_tensor(&clipped).to_kind(Kind::Float)));
         });
         loss
