@@ -108,17 +108,7 @@ impl Layer {
         let q = rotate(&part(0, Target::Q, heads), &at.cos, &at.sin);
         let k = rotate(&part(1, Target::K, kv_heads), &at.cos, &at.sin);
         let v = part(2, Target::V, kv_heads);
-        let a = Tensor::scaled_dot_product_attention(
-            &q,
-            &k,
-            &v,
-            at.mask.as_ref(),
-            0.0,
-            at.mask.is_none(),
-            None,
-            heads != kv_heads,
-        );
-        let a = a.transpose(1, 2).reshape([at.rows * at.length, heads * head_dim]);
+        let a = attention(&q, &k, &v, at);
         let x = x + self.linear(Target::O, &a, &self.o, self.o_bias.as_ref(), pass);
         let h = rms_norm(&x, &self.norm_mlp, eps);
         let gu = self.gate_up.chunk(2, 0);
@@ -126,6 +116,22 @@ impl Layer {
         let up = self.linear(Target::Up, &h, &gu[1], None, pass);
         &x + self.linear(Target::Down, &(gate * up), &self.down, None, pass)
     }
+}
+
+/// Causal attention of `q` `[rows, heads, length, head_dim]` over `k` and `v` (fewer heads), flat `[rows * length, width]`.
+/// Packed texts are cut apart for it: nobody looks into another text, no mask exists, and no work is spent on it.
+fn attention(q: &Tensor, k: &Tensor, v: &Tensor, at: &Place) -> Tensor {
+    let grouped = at.shape.heads != at.shape.kv_heads;
+    let causal = |q: &Tensor, k: &Tensor, v: &Tensor| {
+        Tensor::scaled_dot_product_attention(q, k, v, None::<&Tensor>, 0.0, true, None, grouped)
+            .transpose(1, 2)
+            .reshape([-1, at.shape.heads * at.shape.head_dim])
+    };
+    let Some(lengths) = &at.texts else { return causal(q, k, v) };
+    // split, not narrow: the backward pass of a split is one concatenation
+    let [q, k, v] = [q, k, v].map(|t| t.split_with_sizes(&lengths[..], 2));
+    let parts: Vec<Tensor> = q.iter().zip(&k).zip(&v).map(|((q, k), v)| causal(q, k, v)).collect();
+    Tensor::cat(&parts, 0)
 }
 
 /// Where the rows of a pass stand.
@@ -136,16 +142,15 @@ struct Place {
     shape: Shape,
     cos: Tensor,
     sin: Tensor,
-    mask: Option<Tensor>,
+    /// Lengths of the texts that one row is packed with.
+    texts: Option<Vec<i64>>,
 }
 
-/// Several texts in one row: where each token stands in its own text, and who may look at whom.
-#[derive(Debug)]
+/// Several texts one after the other in one row: attention is block-diagonal and positions start again with each text.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packing {
-    /// `[rows, length]` int64
-    pub positions: Tensor,
-    /// `[rows, 1, length, length]`, added to the scores: 0 or minus infinity.
-    pub mask: Tensor,
+    /// Tokens of each text, at least 1; they add up to the row's length.
+    pub lengths: Vec<i64>,
 }
 
 impl Decoder {
@@ -246,28 +251,38 @@ impl Decoder {
     }
 
     /// Final hidden states `[rows * length, hidden]` of `ids` `[rows, length]` (int64). Rows are padded on the right:
-    /// causal attention keeps padding out of every real position, so no mask is needed without `packing`.
+    /// causal attention keeps padding out of every real position, so no mask is needed. With `packing` there is one row.
     ///
     /// # Errors
-    /// libtorch's words, when recomputation cannot be set up.
+    /// A text longer than the model's context; a packing that is not that of `ids`; libtorch's words, when recomputation
+    /// cannot be set up.
     pub fn trunk(&self, ids: &Tensor, packing: Option<&Packing>, pass: Pass) -> Result<Tensor> {
         let (rows, length) = ids.size2()?;
-        if length > self.config.context {
+        let longest = packing.map_or(Some(length), |p| p.lengths.iter().copied().max()).unwrap_or(0);
+        if longest > self.config.context {
             return Err(Error::Invalid(format!(
-                "a row has {length} tokens, the model's context is {}",
+                "a row has {longest} tokens, the model's context is {}",
                 self.config.context
             )));
         }
         let (cos, sin) = match packing {
-            // one more dimension for the heads
+            Some(p) if rows != 1 || p.lengths.iter().sum::<i64>() != length => {
+                return Err(Error::Invalid(format!(
+                    "packing: wanted one row of {} tokens, got {rows} rows of {length}",
+                    p.lengths.iter().sum::<i64>()
+                )));
+            }
             Some(p) => {
-                let (cos, sin) = self.rope.at(&p.positions, length);
-                (cos.unsqueeze(1), sin.unsqueeze(1))
+                let (cos, sin) = self.rope.first(longest);
+                let again = |t: &Tensor| {
+                    Tensor::cat(&p.lengths.iter().map(|&n| t.narrow(0, 0, n)).collect::<Vec<_>>(), 0)
+                };
+                (again(&cos), again(&sin))
             }
             None => self.rope.first(length),
         };
-        let mask = packing.map(|p| p.mask.shallow_clone());
-        let place = Rc::new(Place { rows, length, shape: self.shape, cos, sin, mask });
+        let texts = packing.map(|p| p.lengths.clone());
+        let place = Rc::new(Place { rows, length, shape: self.shape, cos, sin, texts });
         let mut x = Tensor::embedding(&self.embed, &ids.reshape([-1]), -1, false, false);
         for layer in &self.layers {
             x = if pass.recompute {

@@ -46,23 +46,15 @@ fn packed_rows_give_the_logits_of_separate_ones() {
     for name in MODELS {
         let (d, g) = open(name);
         let (rows, length) = g["ids"].size2().unwrap();
-        let at = Tensor::arange(length, (Kind::Int64, Device::Cpu)).repeat([rows]).unsqueeze(0);
-        let text = Tensor::arange(rows, (Kind::Int64, Device::Cpu)).unsqueeze(1).repeat([1, length]).view(-1);
-        let whole = Tensor::arange(rows * length, (Kind::Int64, Device::Cpu));
-        let seen = text
-            .unsqueeze(1)
-            .eq_tensor(&text.unsqueeze(0))
-            .logical_and(&whole.unsqueeze(1).ge_tensor(&whole.unsqueeze(0)));
-        let mask = Tensor::zeros([rows * length, rows * length], (Kind::Float, Device::Cpu))
-            .masked_fill(&seen.logical_not(), f64::NEG_INFINITY)
-            .view([1, 1, rows * length, rows * length]);
         // the positions restart, so the row may be longer than the model's context as long as no text is
         let mut d = d;
-        d.config.context = d.config.context.max(rows * length);
-        let packing = Packing { positions: at, mask };
+        d.config.context = length;
+        let packing = Packing { lengths: vec![length; rows as usize] };
         let got = logits(&d, &g["ids"].view([1, -1]), Some(&packing)).view([rows, length, -1]);
         let worst = difference(&got, &g["logits"]);
         assert!(worst < 2e-5, "{name}: {worst}");
+        let wrong = Packing { lengths: vec![length; rows as usize - 1] };
+        assert!(d.trunk(&g["ids"].view([1, -1]), Some(&wrong), Pass::EVAL).is_err(), "{name}");
     }
 }
 
