@@ -1,6 +1,7 @@
 """Writes tests/parity/golden/: tiny random models, and what transformers and PEFT compute with them.
 
-Run by `make parity` in the environment of setup.sh. The files are committed: the Rust tests read them and need no Python.
+Run by `make parity` in the environment of setup.sh; names of models as arguments make only those. The files are committed:
+the Rust tests read them and need no Python.
 """
 import json
 import shutil
@@ -11,7 +12,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
+from transformers import (AutoModelForCausalLM, Gemma2Config, LlamaConfig, MistralConfig, PreTrainedTokenizerFast, Qwen2Config,
+                          Starcoder2Config)
 
 import templates
 
@@ -53,14 +55,27 @@ MODELS = {
                                   rope_parameters=dict(rope_type="linear", factor=4.0, rope_theta=100000.0)),
     "llama3": LlamaConfig(**COMMON, num_key_value_heads=2, tie_word_embeddings=True, rope_parameters=LLAMA3),
     "qwen2": Qwen2Config(**COMMON, num_key_value_heads=2, tie_word_embeddings=True),
+    # windows shorter than the 16 tokens of the prompts below, so that prefill and cache both meet their edge
+    "qwen2-windows": Qwen2Config(**COMMON, num_key_value_heads=2, tie_word_embeddings=False, use_sliding_window=True,
+                                 sliding_window=9, max_window_layers=1),
+    "mistral": MistralConfig(**COMMON, num_key_value_heads=2, sliding_window=12, head_dim=12),
+    # caps low enough to bend the scores and logits that such a model has
+    "gemma2": Gemma2Config(**COMMON, num_key_value_heads=2, head_dim=12, query_pre_attn_scalar=20, sliding_window=7,
+                           attn_logit_softcapping=2.0, final_logit_softcapping=3.0, tie_word_embeddings=True),
+    "starcoder2": Starcoder2Config(**COMMON, num_key_value_heads=2, sliding_window=12, tie_word_embeddings=True,
+                                   hidden_act="gelu_pytorch_tanh"),
 }
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+WIDE = ["q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"]
+# of these the norms' weights are drawn too: fresh ones (all 1 or all 0) hide mistakes
+DRAWN_NORMS = {"qwen2-windows", "mistral", "gemma2", "starcoder2"}
 
 
 def lora(model, seed):
     """A PEFT model whose B matrices are not zero."""
     torch.manual_seed(seed)
-    peft = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=TARGETS,
+    targets = WIDE if model.config.model_type == "starcoder2" else TARGETS
+    peft = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=targets,
                                             task_type="CAUSAL_LM"))
     with torch.no_grad():
         for name, p in peft.named_parameters():
@@ -86,6 +101,8 @@ def make(name, config, seed):
         for n, p in model.named_parameters():
             if n.endswith("bias"):
                 p.normal_(0, 0.3)
+            elif name in DRAWN_NORMS and "norm" in n:
+                p.add_(torch.randn_like(p) * 0.3)
     model.save_pretrained(out, max_shard_size="60KB" if name == "llama-gqa" else "5GB")
     tokenizer().save_pretrained(out)
     if name == "deepseek-coder":  # the spelling before transformers 5
@@ -133,11 +150,15 @@ def make(name, config, seed):
 
 
 def main():
-    shutil.rmtree(GOLDEN, ignore_errors=True)
-    GOLDEN.mkdir()
+    only = sys.argv[1:]
+    GOLDEN.mkdir(exist_ok=True)
     for i, (name, config) in enumerate(MODELS.items()):
-        make(name, config, 100 * i)
-        print("parity:", name, "written")
+        if not only or name in only:
+            shutil.rmtree(GOLDEN / name, ignore_errors=True)
+            make(name, config, 100 * i)
+            print("parity:", name, "written")
+    if only:
+        return
     t = tokenizer()
     cases = [{"text": x, "ids": t(x)["input_ids"], "decoded": t.decode(t(x)["input_ids"], skip_special_tokens=True)}
              for x in TEXTS]

@@ -1,9 +1,11 @@
 // Thin C ABI over the few libtorch facilities that tch does not expose. Links only libtorch_cpu and libc10, so that the
 // same binary runs with and without the CUDA half. Every function returns 0, or -1 with the words in bsm_error().
 #include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
+#include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -90,6 +92,26 @@ int bsm_memory(int64_t* current, int64_t* peak, int64_t* reserved) {
       *reserved = s.reserved_bytes[0].current;)
 }
 
+// packed [blocks, 32] uint8, scale [blocks] fp32, code: 16 values; out [blocks, 64] in fp32, fp16 or bf16. CPU, contiguous.
+int bsm_nf4_unpack(Tensor* packed, Tensor* scale, const float* code, Tensor* out) {
+  TRY(const uint8_t* from = packed->const_data_ptr<uint8_t>(); const float* scales = scale->const_data_ptr<float>();
+      TORCH_CHECK(out->numel() == 64 * scale->numel() && packed->numel() == 32 * scale->numel(), "nf4: sizes differ");
+      AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, out->scalar_type(), "nf4", [&] {
+        scalar_t* to = out->mutable_data_ptr<scalar_t>();
+        at::parallel_for(0, scale->numel(), 1024, [&](int64_t first, int64_t last) {
+          for (int64_t b = first; b < last; b++) {
+            scalar_t value[16];
+            for (int i = 0; i < 16; i++) value[i] = static_cast<scalar_t>(code[i] * scales[b]);
+            for (int i = 0; i < 32; i++) {
+              uint8_t two = from[32 * b + i];
+              to[64 * b + 2 * i] = value[two >> 4];
+              to[64 * b + 2 * i + 1] = value[two & 15];
+            }
+          }
+        });
+      });)
+}
+
 void* bsm_inference_on() { return new c10::InferenceMode(true); }
 void bsm_inference_off(void* guard) { delete static_cast<c10::InferenceMode*>(guard); }
 
@@ -107,7 +129,7 @@ struct HostNode : public torch::autograd::Node {
   torch::autograd::variable_list apply(torch::autograd::variable_list&& grads) override {
     Tensor* grad_in = nullptr;
     Tensor grad_out = grads[0];
-    if (call(ctx, &grad_out, &grad_in) != 0) throw std::runtime_error("recomputation in the backward pass failed");
+    if (call(ctx, &grad_out, &grad_in) != 0) throw std::runtime_error("a host function failed in the backward pass");
     torch::autograd::variable_list result;
     if (grad_in) {
       result.push_back(*grad_in);
@@ -124,7 +146,8 @@ struct HostNode : public torch::autograd::Node {
 // Wraps `output` (computed without a graph) so that its gradient goes through `call` to `input`. Takes `ctx` over.
 extern "C" int bsm_host_node(Tensor* input, Tensor* output, bsm_backward_fn call, bsm_free_fn drop, void* ctx,
                              Tensor** out) {
-  TRY(auto node = std::shared_ptr<HostNode>(new HostNode(), torch::autograd::deleteNode);
+  TRY(if (!at::GradMode::is_enabled()) { drop(ctx); *out = new Tensor(*output); return 0; }
+      auto node = std::shared_ptr<HostNode>(new HostNode(), torch::autograd::deleteNode);
       node->call = call; node->drop = drop; node->ctx = ctx;
       node->set_next_edges(torch::autograd::collect_next_edges(*input));
       Tensor o = output->detach();

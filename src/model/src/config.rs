@@ -1,36 +1,11 @@
 //! `config.json` of Hugging Face, old and new spellings, for the architectures that are built.
 
 use crate::error::{Error, Result};
+use crate::keys;
+pub use crate::spec::Arch;
+use crate::spec::{Activation, NormKind, Spec};
 use serde_json::{Value, json};
 use std::path::Path;
-
-/// Which family; they differ in biases and defaults.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arch {
-    /// Llama 1-3, DeepSeek-Coder, CodeLlama.
-    Llama,
-    /// Qwen2 and Qwen2.5: biases on q, k and v.
-    Qwen2,
-}
-
-impl Arch {
-    const NAMES: [(&'static str, Arch); 2] =
-        [("LlamaForCausalLM", Arch::Llama), ("Qwen2ForCausalLM", Arch::Qwen2)];
-
-    fn class(self) -> &'static str {
-        match self {
-            Arch::Llama => "LlamaForCausalLM",
-            Arch::Qwen2 => "Qwen2ForCausalLM",
-        }
-    }
-
-    fn model_type(self) -> &'static str {
-        match self {
-            Arch::Llama => "llama",
-            Arch::Qwen2 => "qwen2",
-        }
-    }
-}
 
 /// How rotary frequencies are stretched for longer contexts.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -67,8 +42,8 @@ pub struct Config {
     pub rope_scaling: RopeScaling,
     /// The output head is the embedding.
     pub tied: bool,
-    pub qkv_bias: bool,
-    pub o_bias: bool,
+    /// What the architecture does differently from others.
+    pub spec: Spec,
     pub bos: Option<u32>,
     /// Tokens that end a sequence; several in newer models.
     pub eos: Vec<u32>,
@@ -89,13 +64,14 @@ impl Config {
 
     fn parse(doc: &Value, path: &Path) -> Result<Self> {
         let arch_name = doc["architectures"][0].as_str().unwrap_or("").to_owned();
-        let Some(&(_, arch)) = Arch::NAMES.iter().find(|(n, _)| *n == arch_name) else {
-            let known: Vec<_> = Arch::NAMES.iter().map(|(n, _)| *n).collect();
+        let Some(arch) = Arch::ALL.into_iter().find(|a| a.class() == arch_name) else {
+            let known: Vec<_> = Arch::ALL.iter().map(|a| a.class()).collect();
             return Err(unsupported(
                 path,
                 format!("architecture {arch_name:?} is not built; known: {}", known.join(", ")),
             ));
         };
+        keys::check(doc, arch, path)?;
         let int = |key: &str| {
             doc[key].as_i64().filter(|v| *v > 0).ok_or_else(|| {
                 Error::format(path, format!("{key}: wanted a positive number, got {}", doc[key]))
@@ -103,22 +79,34 @@ impl Config {
         };
         let hidden = int("hidden_size")?;
         let heads = int("num_attention_heads")?;
+        let layers = usize::try_from(int("num_hidden_layers")?).unwrap_or(usize::MAX);
+        let eps = if arch == Arch::Starcoder2 { ("norm_epsilon", 1e-5) } else { ("rms_norm_eps", 1e-6) };
         let config = Self {
             arch,
             vocab: int("vocab_size")?,
             hidden,
             intermediate: int("intermediate_size")?,
-            layers: usize::try_from(int("num_hidden_layers")?).unwrap_or(usize::MAX),
+            layers,
             heads,
-            kv_heads: doc["num_key_value_heads"].as_i64().unwrap_or(heads),
-            head_dim: doc["head_dim"].as_i64().unwrap_or(hidden / heads),
+            // Llama's class takes as many as there are heads where the key is missing; the others have defaults of their own
+            kv_heads: match &doc["num_key_value_heads"] {
+                Value::Null if arch != Arch::Llama => int("num_key_value_heads")?,
+                Value::Null => heads,
+                _ => int("num_key_value_heads")?,
+            },
+            head_dim: match &doc["head_dim"] {
+                Value::Null if arch == Arch::Gemma2 => 256,
+                Value::Null => hidden / heads,
+                _ => int("head_dim")?,
+            },
             context: doc["max_position_embeddings"].as_i64().unwrap_or(2048),
-            norm_eps: doc["rms_norm_eps"].as_f64().unwrap_or(1e-6),
+            norm_eps: doc[eps.0].as_f64().unwrap_or(eps.1),
             rope_theta: rope(doc, "rope_theta").as_f64().unwrap_or(10_000.0),
             rope_scaling: rope_scaling(doc, path)?,
-            tied: doc["tie_word_embeddings"].as_bool().unwrap_or(false),
-            qkv_bias: arch == Arch::Qwen2 || doc["attention_bias"].as_bool().unwrap_or(false),
-            o_bias: arch == Arch::Llama && doc["attention_bias"].as_bool().unwrap_or(false),
+            tied: doc["tie_word_embeddings"]
+                .as_bool()
+                .unwrap_or(matches!(arch, Arch::Gemma2 | Arch::Starcoder2)),
+            spec: spec(doc, arch, layers, path)?,
             bos: token(&doc["bos_token_id"]).first().copied(),
             eos: token(&doc["eos_token_id"]),
             pad: token(&doc["pad_token_id"]).first().copied(),
@@ -129,18 +117,17 @@ impl Config {
 
     /// Settings that would change the arithmetic without a word if they were passed over.
     fn check(&self, doc: &Value, path: &Path) -> Result<()> {
-        let act = doc["hidden_act"].as_str().unwrap_or("silu");
-        if act != "silu" {
-            return Err(unsupported(path, format!("hidden_act {act:?} is not built; known: \"silu\"")));
-        }
+        let class = self.arch.class();
         if doc["mlp_bias"].as_bool().unwrap_or(false) {
-            return Err(unsupported(path, "mlp_bias true is not built".into()));
-        }
-        if doc["use_sliding_window"].as_bool().unwrap_or(false) {
-            return Err(unsupported(path, "use_sliding_window true is not built".into()));
+            return Err(unsupported(path, format!("{class} with mlp_bias true is not built")));
         }
         if !doc["quantization_config"].is_null() {
-            return Err(unsupported(path, "quantization_config: quantised weights cannot be read".into()));
+            return Err(unsupported(
+                path,
+                format!(
+                    "{class}: quantization_config: quantised weights cannot be read; take the plain weights and set `quantization: nf4` in the job"
+                ),
+            ));
         }
         if self.heads % self.kv_heads != 0 || self.head_dim % 2 != 0 {
             return Err(Error::format(
@@ -185,9 +172,8 @@ impl Config {
             "num_attention_heads": self.heads,
             "num_key_value_heads": self.kv_heads,
             "head_dim": self.head_dim,
-            "hidden_act": "silu",
+            "hidden_act": self.spec.activation.name(),
             "max_position_embeddings": self.context,
-            "rms_norm_eps": self.norm_eps,
             "rope_theta": self.rope_theta,
             "rope_scaling": old,
             "rope_parameters": scaling,
@@ -198,9 +184,40 @@ impl Config {
             "torch_dtype": "float32",
             "use_cache": true,
         });
-        if self.arch == Arch::Llama {
-            doc["attention_bias"] = json!(self.o_bias);
-            doc["mlp_bias"] = json!(false);
+        let spec = &self.spec;
+        let eps = if self.arch == Arch::Starcoder2 { "norm_epsilon" } else { "rms_norm_eps" };
+        doc[eps] = json!(self.norm_eps);
+        let window = spec.windows.iter().flatten().next();
+        let types: Vec<_> = (0..self.layers)
+            .map(|i| if spec.window(i).is_some() { "sliding_attention" } else { "full_attention" })
+            .collect();
+        match self.arch {
+            Arch::Llama => {
+                doc["attention_bias"] = json!(spec.o_bias);
+                doc["mlp_bias"] = json!(false);
+            }
+            Arch::Mistral => doc["sliding_window"] = json!(window),
+            Arch::Qwen2 => {
+                doc["use_sliding_window"] = json!(window.is_some());
+                doc["sliding_window"] = json!(window);
+                // the older key can only say from which layer on
+                doc["max_window_layers"] =
+                    json!(types.iter().position(|t| *t == "sliding_attention").unwrap_or(self.layers));
+                doc["layer_types"] = json!(types);
+            }
+            Arch::Gemma2 => {
+                doc["hidden_activation"] = json!(spec.activation.name());
+                doc["attention_bias"] = json!(spec.o_bias);
+                doc["sliding_window"] = json!(window);
+                doc["layer_types"] = json!(types);
+                doc["query_pre_attn_scalar"] = json!(spec.query_scalar);
+                doc["attn_logit_softcapping"] = json!(spec.attention_cap);
+                doc["final_logit_softcapping"] = json!(spec.logit_cap);
+            }
+            Arch::Starcoder2 => {
+                doc["use_bias"] = json!(spec.qkv_bias);
+                doc["sliding_window"] = json!(window);
+            }
         }
         doc
     }
@@ -208,18 +225,117 @@ impl Config {
     /// Number of weights.
     #[must_use]
     pub fn parameters(&self) -> i64 {
+        let (h, wide) = (self.hidden, self.intermediate);
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let attention = self.hidden * (2 * q + 2 * kv)
-            + if self.qkv_bias { q + 2 * kv } else { 0 }
-            + if self.o_bias { self.hidden } else { 0 };
-        let layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden;
-        let embeddings = self.vocab * self.hidden * if self.tied { 1 } else { 2 };
-        embeddings + self.layers as i64 * layer + self.hidden
+        let spec = &self.spec;
+        let only = |on: bool, n: i64| if on { n } else { 0 };
+        let attention = h * (2 * q + 2 * kv) + only(spec.qkv_bias, q + 2 * kv) + only(spec.o_bias, h);
+        let mlp = h * wide * if spec.gated { 3 } else { 2 }
+            + only(spec.mlp_bias, h + wide * if spec.gated { 2 } else { 1 });
+        let norm = h * if spec.norm == NormKind::Layer { 2 } else { 1 };
+        let layer = attention + mlp + norm * if spec.post_norms { 4 } else { 2 };
+        self.vocab * h * if self.tied { 1 } else { 2 } + self.layers as i64 * layer + norm
     }
 }
 
 fn unsupported(path: &Path, what: String) -> Error {
     Error::Unsupported { path: path.into(), what }
+}
+
+/// The variable parts as `config.json` sets them.
+fn spec(doc: &Value, arch: Arch, layers: usize, path: &Path) -> Result<Spec> {
+    let mut spec = Spec::of(arch);
+    // an absent cap is the family's, null is none
+    let number =
+        |key: &str, family: Option<f64>| match doc.get(key) {
+            None => Ok(family),
+            Some(Value::Null) => Ok(None),
+            Some(v) => v.as_f64().filter(|n| *n > 0.0).map(Some).ok_or_else(|| {
+                Error::format(path, format!("{key}: wanted a positive number or null, got {v}"))
+            }),
+        };
+    let window = |family: Option<f64>| Ok::<_, Error>(number("sliding_window", family)?.map(|w| w as i64));
+    let bias = |key: &str, family: bool| doc[key].as_bool().unwrap_or(family);
+    let key = if arch == Arch::Gemma2 && !doc["hidden_activation"].is_null() {
+        "hidden_activation"
+    } else {
+        "hidden_act"
+    };
+    let act = doc[key].as_str().unwrap_or(spec.activation.name());
+    if Activation::of_name(act) != Some(spec.activation) {
+        return Err(unsupported(
+            path,
+            format!("{} with {key} {act:?} is not built; known: {:?}", arch.class(), spec.activation.name()),
+        ));
+    }
+    // one window on the layers that `layer_types` names, else on those that the family's rule names
+    let windows = |window: Option<i64>, rule: &dyn Fn(usize) -> bool| -> Result<Vec<Option<i64>>> {
+        let Some(window) = window else { return Ok(Vec::new()) };
+        let types = doc["layer_types"].as_array();
+        if let Some(t) = types.filter(|t| t.len() != layers) {
+            return Err(Error::format(
+                path,
+                format!("layer_types has {} entries for {layers} layers", t.len()),
+            ));
+        }
+        (0..layers)
+            .map(|i| {
+                let on = match types.map(|t| t[i].as_str().unwrap_or("")) {
+                    None => rule(i),
+                    Some("sliding_attention") => true,
+                    Some("full_attention") => false,
+                    Some(other) => {
+                        return Err(unsupported(
+                            path,
+                            format!(
+                                "{} with layer type {other:?} is not built; known: sliding_attention, full_attention",
+                                arch.class()
+                            ),
+                        ));
+                    }
+                };
+                Ok(on.then_some(window))
+            })
+            .collect()
+    };
+    match arch {
+        Arch::Llama => {
+            spec.qkv_bias = bias("attention_bias", false);
+            spec.o_bias = spec.qkv_bias;
+            if !doc["sliding_window"].is_null() {
+                return Err(unsupported(path, "LlamaForCausalLM with sliding_window is not built".into()));
+            }
+        }
+        Arch::Qwen2 => {
+            let used = bias("use_sliding_window", false);
+            let first = doc["max_window_layers"].as_u64().unwrap_or(28) as usize;
+            let window = if used { window(Some(4096.0))? } else { None };
+            spec.windows = windows(window, &|i| i >= first)?;
+        }
+        Arch::Mistral => spec.windows = windows(window(Some(4096.0))?, &|_| true)?,
+        Arch::Gemma2 => {
+            spec.qkv_bias = bias("attention_bias", false);
+            spec.o_bias = spec.qkv_bias;
+            spec.windows = windows(window(Some(4096.0))?, &|i| i % 2 == 0)?;
+            spec.query_scalar = number("query_pre_attn_scalar", spec.query_scalar)?;
+            spec.attention_cap = number("attn_logit_softcapping", spec.attention_cap)?;
+            spec.logit_cap = number("final_logit_softcapping", spec.logit_cap)?;
+        }
+        Arch::Starcoder2 => {
+            spec.windows = windows(window(None)?, &|_| true)?;
+            let all = bias("use_bias", true);
+            (spec.qkv_bias, spec.o_bias, spec.mlp_bias) = (all, all, all);
+            for (key, built) in [("norm_type", "layer_norm"), ("mlp_type", "default")] {
+                if let Some(v) = doc[key].as_str().filter(|v| *v != built) {
+                    return Err(unsupported(
+                        path,
+                        format!("Starcoder2ForCausalLM with {key} {v:?} is not built; known: {built:?}"),
+                    ));
+                }
+            }
+        }
+    }
+    Ok(spec)
 }
 
 /// A rotary setting: in `rope_parameters` (transformers 5), else at the top level.
@@ -299,18 +415,69 @@ mod tests {
     }
 
     #[test]
+    fn every_architecture_reads_back_what_it_wrote() {
+        for arch in Arch::ALL {
+            let mut doc = base();
+            doc["architectures"] = json!([arch.class()]);
+            doc["num_key_value_heads"] = json!(1);
+            if let Some(act) =
+                [Activation::Silu, Activation::GeluTanh].into_iter().find(|a| *a == Spec::of(arch).activation)
+            {
+                doc["hidden_act"] = json!(act.name());
+            }
+            if arch != Arch::Llama {
+                doc["sliding_window"] = json!(5);
+            }
+            if arch == Arch::Qwen2 {
+                doc["use_sliding_window"] = json!(true);
+                doc["max_window_layers"] = json!(1);
+            }
+            let config = parse(&doc).unwrap();
+            assert_eq!(parse(&config.to_json()).unwrap(), config, "{arch:?}");
+            let windows = match arch {
+                Arch::Llama => vec![],
+                Arch::Qwen2 => vec![None, Some(5)],
+                Arch::Gemma2 => vec![Some(5), None],
+                Arch::Mistral | Arch::Starcoder2 => vec![Some(5); 2],
+            };
+            assert_eq!(config.spec.windows, windows, "{arch:?}");
+        }
+    }
+
+    #[test]
+    fn a_window_that_qwen_does_not_use_is_none_and_an_absent_one_is_the_familys() {
+        let mut doc = base();
+        doc["architectures"] = json!(["Qwen2ForCausalLM"]);
+        doc["num_key_value_heads"] = json!(1);
+        doc["sliding_window"] = json!(131_072);
+        doc["use_sliding_window"] = json!(false);
+        doc["max_window_layers"] = json!(0);
+        assert_eq!(parse(&doc).unwrap().spec.windows, []);
+        let mut doc = base();
+        doc["architectures"] = json!(["MistralForCausalLM"]);
+        doc["num_key_value_heads"] = json!(1);
+        assert_eq!(parse(&doc).unwrap().spec.windows, [Some(4096); 2]);
+        doc["sliding_window"] = Value::Null;
+        assert_eq!(parse(&doc).unwrap().spec.windows, []);
+    }
+
+    #[test]
     fn what_is_not_built_is_refused_by_name() {
         for (key, value, word) in [
             ("architectures", json!(["MambaForCausalLM"]), "MambaForCausalLM"),
             ("hidden_act", json!("gelu"), "gelu"),
             ("rope_scaling", json!({"rope_type": "yarn", "factor": 2.0}), "yarn"),
             ("mlp_bias", json!(true), "mlp_bias"),
+            ("logit_scale", json!(0.1), "logit_scale"),
+            ("sliding_window", json!(100), "sliding_window"),
             ("vocab_size", json!("many"), "vocab_size"),
         ] {
             let mut doc = base();
             doc[key] = value;
             let words = parse(&doc).unwrap_err().to_string();
             assert!(words.contains(word) && words.contains("config.json"), "{words}");
+            // an unknown setting is named with the architecture that does not know it
+            assert!(key != "logit_scale" || words.contains("LlamaForCausalLM"), "{words}");
         }
     }
 }

@@ -1,11 +1,16 @@
-//! The decoder: RMSNorm, rotary attention with grouped keys and values, SwiGLU. Trains (graph, LoRA, recomputation) and
-//! gives its weights to the engine.
+//! The decoder, parametrised by [`crate::spec::Spec`]. Trains (graph, LoRA, recomputation) and gives its weights to the
+//! engine.
 
+use crate::attention::Masks;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::layer::{Group, Layer, Norms, Place, Sizes};
+use crate::linear::{Linear, Weight};
 use crate::lora::{self, Lora, Target};
-use crate::rope::{Rope, rotate};
+use crate::norm::Norm;
+use crate::rope::Rope;
 use crate::shim;
+use crate::spec::{NormKind, soft_cap};
 use crate::weights::Weights;
 use record::params::LoraParams;
 use std::path::Path;
@@ -32,118 +37,19 @@ impl Pass {
     pub const REFERENCE: Pass = Pass { adapter: false, train: false, recompute: false };
 }
 
-/// One layer. q/k/v and gate/up are stored as one tensor each: one-token decoding wants the single product, training and
-/// prefill want the parts, which are views.
-#[derive(Debug)]
-pub struct Layer {
-    pub(crate) norm_attention: Tensor,
-    /// `[(heads + 2 kv_heads) * head_dim, hidden]`
-    pub(crate) qkv: Tensor,
-    pub(crate) qkv_bias: Option<Tensor>,
-    pub(crate) o: Tensor,
-    pub(crate) o_bias: Option<Tensor>,
-    pub(crate) norm_mlp: Tensor,
-    /// `[2 intermediate, hidden]`
-    pub(crate) gate_up: Tensor,
-    pub(crate) down: Tensor,
-    /// By `Target as usize`.
-    pub(crate) lora: [Option<Lora>; 7],
-}
-
 /// A causal language model.
 #[derive(Debug)]
 pub struct Decoder {
     pub config: Config,
     pub(crate) embed: Tensor,
     pub(crate) layers: Vec<Rc<Layer>>,
-    pub(crate) norm: Tensor,
+    pub(crate) norm: Norm,
     /// `None`: the embedding is the head.
     pub(crate) head: Option<Tensor>,
     pub(crate) rope: Rc<Rope>,
     pub(crate) adapter: Option<LoraParams>,
-    shape: Shape,
     pub kind: Kind,
     pub device: Device,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Shape {
-    heads: i64,
-    kv_heads: i64,
-    head_dim: i64,
-    eps: f64,
-}
-
-/// RMSNorm with the mean square in fp32.
-pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Tensor {
-    let width = weight.size();
-    if x.kind() == Kind::Float {
-        return x.rms_norm(&width[..], Some(weight), eps);
-    }
-    x.to_kind(Kind::Float).rms_norm(&width[..], None::<&Tensor>, eps).to_kind(x.kind()) * weight
-}
-
-impl Layer {
-    fn linear(&self, target: Target, x: &Tensor, w: &Tensor, bias: Option<&Tensor>, pass: Pass) -> Tensor {
-        let y = x.linear(w, bias);
-        match &self.lora[target as usize] {
-            Some(l) if pass.adapter => y + l.delta(x, pass.train),
-            _ => y,
-        }
-    }
-
-    /// `x` is `[rows * length, hidden]`: flat, because libtorch's bf16 product is hundreds of times slower on strided
-    /// 3-D input.
-    fn forward(&self, x: &Tensor, at: &Place, pass: Pass) -> Tensor {
-        let Shape { heads, kv_heads, head_dim, eps } = at.shape;
-        let widths = [heads * head_dim, kv_heads * head_dim, kv_heads * head_dim];
-        let w = self.qkv.split_with_sizes(&widths[..], 0);
-        let b = self.qkv_bias.as_ref().map(|b| b.split_with_sizes(&widths[..], 0));
-        let h = rms_norm(x, &self.norm_attention, eps);
-        let part = |i: usize, target, n: i64| {
-            self.linear(target, &h, &w[i], b.as_ref().map(|b| &b[i]), pass)
-                .view([at.rows, at.length, n, head_dim])
-                .transpose(1, 2)
-        };
-        let q = rotate(&part(0, Target::Q, heads), &at.cos, &at.sin);
-        let k = rotate(&part(1, Target::K, kv_heads), &at.cos, &at.sin);
-        let v = part(2, Target::V, kv_heads);
-        let a = attention(&q, &k, &v, at);
-        let x = x + self.linear(Target::O, &a, &self.o, self.o_bias.as_ref(), pass);
-        let h = rms_norm(&x, &self.norm_mlp, eps);
-        let gu = self.gate_up.chunk(2, 0);
-        let gate = self.linear(Target::Gate, &h, &gu[0], None, pass).silu();
-        let up = self.linear(Target::Up, &h, &gu[1], None, pass);
-        &x + self.linear(Target::Down, &(gate * up), &self.down, None, pass)
-    }
-}
-
-/// Causal attention of `q` `[rows, heads, length, head_dim]` over `k` and `v` (fewer heads), flat `[rows * length, width]`.
-/// Packed texts are cut apart for it: nobody looks into another text, no mask exists, and no work is spent on it.
-fn attention(q: &Tensor, k: &Tensor, v: &Tensor, at: &Place) -> Tensor {
-    let grouped = at.shape.heads != at.shape.kv_heads;
-    let causal = |q: &Tensor, k: &Tensor, v: &Tensor| {
-        Tensor::scaled_dot_product_attention(q, k, v, None::<&Tensor>, 0.0, true, None, grouped)
-            .transpose(1, 2)
-            .reshape([-1, at.shape.heads * at.shape.head_dim])
-    };
-    let Some(lengths) = &at.texts else { return causal(q, k, v) };
-    // split, not narrow: the backward pass of a split is one concatenation
-    let [q, k, v] = [q, k, v].map(|t| t.split_with_sizes(&lengths[..], 2));
-    let parts: Vec<Tensor> = q.iter().zip(&k).zip(&v).map(|((q, k), v)| causal(q, k, v)).collect();
-    Tensor::cat(&parts, 0)
-}
-
-/// Where the rows of a pass stand.
-#[derive(Debug)]
-struct Place {
-    rows: i64,
-    length: i64,
-    shape: Shape,
-    cos: Tensor,
-    sin: Tensor,
-    /// Lengths of the texts that one row is packed with.
-    texts: Option<Vec<i64>>,
 }
 
 /// Several texts one after the other in one row: attention is block-diagonal and positions start again with each text.
@@ -162,27 +68,39 @@ impl Decoder {
         let options = (Kind::Float, device);
         let c = &config;
         let std = 0.02 * (768.0 / c.hidden as f64).sqrt().max(1.0);
-        let normal = |shape: [i64; 2], scale: f64| Tensor::randn(shape, options) * (std * scale);
+        let normal =
+            |(rows, width): (i64, i64), scale: f64| Tensor::randn([rows, width], options) * (std * scale);
         let residual = 1.0 / (2.0 * c.layers as f64).sqrt();
-        let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        let embed = normal([c.vocab, c.hidden], 1.0);
+        let sizes = Sizes::of(c);
+        let norm = || Norm {
+            weight: match c.spec.norm {
+                NormKind::RmsPlusOne => Tensor::zeros([c.hidden], options),
+                NormKind::Rms | NormKind::Layer => Tensor::ones([c.hidden], options),
+            },
+            bias: (c.spec.norm == NormKind::Layer).then(|| Tensor::zeros([c.hidden], options)),
+            kind: c.spec.norm,
+            eps: c.norm_eps,
+        };
+        let embed = normal((c.vocab, c.hidden), 1.0);
         let layers = (0..c.layers)
-            .map(|_| {
-                Rc::new(Layer {
-                    norm_attention: Tensor::ones([c.hidden], options),
-                    qkv: normal([q + 2 * kv, c.hidden], 1.0),
-                    qkv_bias: c.qkv_bias.then(|| Tensor::zeros([q + 2 * kv], options)),
-                    o: normal([c.hidden, q], residual),
-                    o_bias: c.o_bias.then(|| Tensor::zeros([c.hidden], options)),
-                    norm_mlp: Tensor::ones([c.hidden], options),
-                    gate_up: normal([2 * c.intermediate, c.hidden], 1.0),
-                    down: normal([c.hidden, c.intermediate], residual),
-                    lora: Default::default(),
-                })
+            .map(|i| {
+                let linears = Group::ALL.map(|g| {
+                    let scale = if matches!(g, Group::O | Group::Out) { residual } else { 1.0 };
+                    let shape = g.shape(c);
+                    let bias = g.biased(c).then(|| Tensor::zeros([shape.0], options));
+                    Linear::dense(normal(shape, scale), bias)
+                });
+                let norms = Norms {
+                    attention: norm(),
+                    attention_out: c.spec.post_norms.then(norm),
+                    mlp: norm(),
+                    mlp_out: c.spec.post_norms.then(norm),
+                };
+                Rc::new(Layer { norms, linears, lora: Default::default(), window: c.spec.window(i), sizes })
             })
             .collect();
-        let norm = Tensor::ones([c.hidden], options);
-        let head = (!c.tied).then(|| normal([c.vocab, c.hidden], 1.0));
+        let norm = norm();
+        let head = (!c.tied).then(|| normal((c.vocab, c.hidden), 1.0));
         Self::assemble(config, embed, layers, norm, head, Kind::Float, device)
     }
 
@@ -190,64 +108,106 @@ impl Decoder {
         config: Config,
         embed: Tensor,
         layers: Vec<Rc<Layer>>,
-        norm: Tensor,
+        norm: Norm,
         head: Option<Tensor>,
         kind: Kind,
         device: Device,
     ) -> Self {
-        let shape = Shape {
-            heads: config.heads,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            eps: config.norm_eps,
-        };
         let rope = Rc::new(Rope::new(&config, kind, device));
-        Self { config, embed, layers, norm, head, rope, adapter: None, shape, kind, device }
+        Self { config, embed, layers, norm, head, rope, adapter: None, kind, device }
     }
 
-    /// Loads the weights of a model directory in number format `kind`.
+    /// Loads the weights of a model directory in number format `kind`; with `quantize`, the layers' linear weights are
+    /// packed to 4 bits as they are read. Every weight is written once, from the file's pages to its place.
     ///
     /// # Errors
     /// A tensor that is missing or has another shape, by name and file.
-    pub fn load(dir: &Path, config: Config, kind: Kind, device: Device) -> Result<Self> {
+    pub fn load(dir: &Path, config: Config, kind: Kind, device: Device, quantize: bool) -> Result<Self> {
         let w = Weights::open(dir)?;
         let c = &config;
-        let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        let sizes = Sizes::of(c);
         let get = |name: String, shape: &[i64]| w.load(&name, shape, kind, device);
+        let norm = |name: String| -> Result<Norm> {
+            Ok(Norm {
+                weight: get(format!("{name}.weight"), &[c.hidden])?,
+                bias: match c.spec.norm {
+                    NormKind::Layer => Some(get(format!("{name}.bias"), &[c.hidden])?),
+                    NormKind::Rms | NormKind::RmsPlusOne => None,
+                },
+                kind: c.spec.norm,
+                eps: c.norm_eps,
+            })
+        };
+        let linear = |layer: usize, g: Group| -> Result<Linear> {
+            let (rows, width) = g.shape(c);
+            let weight = Tensor::f_empty([rows, width], (kind, device))?;
+            let bias = if g.biased(c) { Some(Tensor::f_empty([rows], (kind, device))?) } else { None };
+            let mut row = 0;
+            for t in g.targets(c) {
+                let n = t.shape(c).0;
+                let name = t.module(layer, c.arch);
+                w.fill(&format!("{name}.weight"), &weight.narrow(0, row, n))?;
+                if let Some(b) = &bias {
+                    w.fill(&format!("{name}.bias"), &b.narrow(0, row, n))?;
+                }
+                row += n;
+            }
+            Ok(Linear::dense(weight, bias))
+        };
         let mut layers = Vec::new();
         for i in 0..c.layers {
-            let weight = |t: Target, shape: &[i64]| get(format!("{}.weight", t.module(i)), shape);
-            let bias = |t: Target, n: i64| get(format!("{}.bias", t.module(i)), &[n]);
-            let qkv = Tensor::cat(
-                &[
-                    weight(Target::Q, &[q, c.hidden])?,
-                    weight(Target::K, &[kv, c.hidden])?,
-                    weight(Target::V, &[kv, c.hidden])?,
-                ],
-                0,
-            );
-            let qkv_bias = if c.qkv_bias {
-                Some(Tensor::cat(&[bias(Target::Q, q)?, bias(Target::K, kv)?, bias(Target::V, kv)?], 0))
-            } else {
-                None
-            };
-            let wide = [c.intermediate, c.hidden];
+            let mut linears = Vec::with_capacity(Group::ALL.len());
+            for g in Group::ALL {
+                let mut linear = linear(i, g)?;
+                if quantize {
+                    linear.quantize()?;
+                }
+                linears.push(linear);
+            }
+            let linears = linears.try_into().expect("one linear per group");
+            let norms = Norms::make(c, |name| norm(format!("model.layers.{i}.{name}")))?;
             layers.push(Rc::new(Layer {
-                norm_attention: get(format!("model.layers.{i}.input_layernorm.weight"), &[c.hidden])?,
-                qkv,
-                qkv_bias,
-                o: weight(Target::O, &[c.hidden, q])?,
-                o_bias: if c.o_bias { Some(bias(Target::O, c.hidden)?) } else { None },
-                norm_mlp: get(format!("model.layers.{i}.post_attention_layernorm.weight"), &[c.hidden])?,
-                gate_up: Tensor::cat(&[weight(Target::Gate, &wide)?, weight(Target::Up, &wide)?], 0),
-                down: weight(Target::Down, &[c.hidden, c.intermediate])?,
+                norms,
+                linears,
                 lora: Default::default(),
+                window: c.spec.window(i),
+                sizes,
             }));
         }
         let embed = get("model.embed_tokens.weight".into(), &[c.vocab, c.hidden])?;
-        let norm = get("model.norm.weight".into(), &[c.hidden])?;
+        let norm = norm("model.norm".into())?;
         let head = if c.tied { None } else { Some(get("lm_head.weight".into(), &[c.vocab, c.hidden])?) };
         Ok(Self::assemble(config, embed, layers, norm, head, kind, device))
+    }
+
+    /// Packs the layers' linear weights to 4 bits (NF4). They are frozen from then on: train an adapter.
+    ///
+    /// # Errors
+    /// libtorch's words.
+    pub fn quantize(&mut self) -> Result<()> {
+        for i in 0..self.layers.len() {
+            for linear in &mut self.layer_mut(i).linears {
+                linear.quantize()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the layers' weights are 4-bit.
+    #[must_use]
+    pub fn quantized(&self) -> bool {
+        self.layers.iter().any(|l| l.linears.iter().any(|l| matches!(l.weight, Weight::Nf4(_))))
+    }
+
+    /// Bytes of all weights, adapters left out.
+    #[must_use]
+    pub fn weight_bytes(&self) -> usize {
+        let dense: usize = self.stored().iter().map(|(_, t)| t.numel() * t.kind().elt_size_in_bytes()).sum();
+        let packed = self.layers.iter().flat_map(|l| &l.linears).filter_map(|l| match &l.weight {
+            Weight::Nf4(q) => Some(q.bytes()),
+            Weight::Dense(_) => None,
+        });
+        dense + packed.sum::<usize>()
     }
 
     /// Final hidden states `[rows * length, hidden]` of `ids` `[rows, length]` (int64). Rows are padded on the right:
@@ -282,27 +242,28 @@ impl Decoder {
             None => self.rope.first(length),
         };
         let texts = packing.map(|p| p.lengths.clone());
-        let place = Rc::new(Place { rows, length, shape: self.shape, cos, sin, texts });
-        let mut x = Tensor::embedding(&self.embed, &ids.reshape([-1]), -1, false, false);
+        let masks = Masks::new(&self.config, longest, self.kind, self.device);
+        let place = Rc::new(Place { rows, length, cos, sin, masks, texts });
+        let mut x = embedded(&self.embed, &ids.reshape([-1]), &self.config);
         for layer in &self.layers {
             x = if pass.recompute {
                 let (layer, place) = (Rc::clone(layer), Rc::clone(&place));
                 shim::checkpoint(Rc::new(move |x: &Tensor| layer.forward(x, &place, pass)), &x, pass.train)?
             } else {
-                layer.forward(&x, &place, pass)
+                layer.forward(&x, &place, pass)?
             };
         }
-        Ok(rms_norm(&x, &self.norm, self.shape.eps))
+        Ok(self.norm.forward(&x))
     }
 
-    /// Weight of the output head, `[vocab, hidden]`.
+    /// Weight of the output head, `[vocab, hidden]`; [`Self::logits`] may cap its products.
     pub fn head(&self) -> &Tensor {
         self.head.as_ref().unwrap_or(&self.embed)
     }
 
     /// Logits of hidden states, `[rows, vocab]`, in fp32.
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        hidden.linear(self.head(), None::<&Tensor>).to_kind(Kind::Float)
+        capped(hidden.linear(self.head(), None::<&Tensor>).to_kind(Kind::Float), &self.config)
     }
 
     /// Freezes the weights and adds a fresh adapter: A uniform as PEFT (Kaiming with a = sqrt(5)), B zero. Draws from
@@ -325,10 +286,11 @@ impl Decoder {
     pub fn load_adapter(&mut self, dir: &Path) -> Result<()> {
         let (p, scale) = lora::read_config(dir)?;
         let w = Weights::open_files(&[dir.join("adapter_model.safetensors")])?;
+        let arch = self.config.arch;
         self.with_adapter(&p, scale, |target, layer, (r, inp, out), device| {
             Ok((
-                w.load(&lora::key(target, layer, 'A'), &[r, inp], Kind::Float, device)?,
-                w.load(&lora::key(target, layer, 'B'), &[out, r], Kind::Float, device)?,
+                w.load(&lora::key(target, layer, arch, 'A'), &[r, inp], Kind::Float, device)?,
+                w.load(&lora::key(target, layer, arch, 'B'), &[out, r], Kind::Float, device)?,
             ))
         })
     }
@@ -342,11 +304,11 @@ impl Decoder {
         if self.adapter.is_some() {
             return Err(Error::Invalid("the model has an adapter already; merge it first".into()));
         }
-        let targets = lora::targets(p)?;
+        let targets = lora::targets(p, &self.config)?;
         let r = i64::from(p.r);
         for i in 0..self.layers.len() {
             for target in Target::ALL.into_iter().filter(|t| targets.contains(t)) {
-                let (out, inp) = self.shape_of(target);
+                let (out, inp) = target.shape(&self.config);
                 let (a, b) = make(target, i, (r, inp, out), self.device)?;
                 let a = a.set_requires_grad(true);
                 let b = b.set_requires_grad(true);
@@ -361,19 +323,6 @@ impl Decoder {
         Rc::get_mut(&mut self.layers[i]).expect("no pass is under way while the model is borrowed mutably")
     }
 
-    /// `(out, in)` of a linear layer.
-    fn shape_of(&self, t: Target) -> (i64, i64) {
-        let c = &self.config;
-        let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        match t {
-            Target::Q => (q, c.hidden),
-            Target::K | Target::V => (kv, c.hidden),
-            Target::O => (c.hidden, q),
-            Target::Gate | Target::Up => (c.intermediate, c.hidden),
-            Target::Down => (c.hidden, c.intermediate),
-        }
-    }
-
     /// Adapter tensors under PEFT's names, in a fixed order. They share storage with the model.
     #[must_use]
     pub fn adapter_tensors(&self) -> Vec<(String, Tensor)> {
@@ -381,8 +330,8 @@ impl Decoder {
         for (i, layer) in self.layers.iter().enumerate() {
             for t in Target::ALL {
                 if let Some(l) = &layer.lora[t as usize] {
-                    out.push((lora::key(t, i, 'A'), l.a.shallow_clone()));
-                    out.push((lora::key(t, i, 'B'), l.b.shallow_clone()));
+                    out.push((lora::key(t, i, self.config.arch, 'A'), l.a.shallow_clone()));
+                    out.push((lora::key(t, i, self.config.arch, 'B'), l.b.shallow_clone()));
                 }
             }
         }
@@ -402,53 +351,27 @@ impl Decoder {
         if self.adapter.is_some() { self.adapter_tensors() } else { self.stored() }
     }
 
-    /// Every weight as it is stored (q/k/v and gate/up in one piece), in a fixed order.
+    /// Every dense weight as it is stored (q/k/v and gate/up in one piece), in a fixed order.
     fn stored(&self) -> Vec<(String, Tensor)> {
         let mut out = vec![("model.embed_tokens.weight".to_owned(), self.embed.shallow_clone())];
         for (i, l) in self.layers.iter().enumerate() {
-            let at = format!("model.layers.{i}");
-            let mut put = |name: &str, t: &Tensor| out.push((format!("{at}.{name}"), t.shallow_clone()));
-            put("input_layernorm.weight", &l.norm_attention);
-            put("self_attn.qkv_proj.weight", &l.qkv);
-            if let Some(b) = &l.qkv_bias {
-                put("self_attn.qkv_proj.bias", b);
+            for (name, norm) in l.norms.named() {
+                put_norm(&mut out, format!("model.layers.{i}.{name}"), norm);
             }
-            put("self_attn.o_proj.weight", &l.o);
-            if let Some(b) = &l.o_bias {
-                put("self_attn.o_proj.bias", b);
+            for g in Group::ALL {
+                let linear = l.linear(g);
+                let name = format!("model.layers.{i}.{}", g.name());
+                if let Weight::Dense(w) = &linear.weight {
+                    out.push((format!("{name}.weight"), w.shallow_clone()));
+                    if let Some(b) = &linear.bias {
+                        out.push((format!("{name}.bias"), b.shallow_clone()));
+                    }
+                }
             }
-            put("post_attention_layernorm.weight", &l.norm_mlp);
-            put("mlp.gate_up_proj.weight", &l.gate_up);
-            put("mlp.down_proj.weight", &l.down);
         }
-        out.push(("model.norm.weight".to_owned(), self.norm.shallow_clone()));
+        put_norm(&mut out, "model.norm".to_owned(), &self.norm);
         if let Some(head) = &self.head {
             out.push(("lm_head.weight".to_owned(), head.shallow_clone()));
-        }
-        out
-    }
-
-    /// q/k/v or gate/up (as stored) with the adapter merged in: a new tensor if there is one, else the stored one.
-    pub(crate) fn merged(&self, layer: usize, which: &[Target]) -> Tensor {
-        let _guard = tch::no_grad_guard();
-        let l = &self.layers[layer];
-        let stored = match which[0] {
-            Target::Q => &l.qkv,
-            Target::O => &l.o,
-            Target::Gate => &l.gate_up,
-            _ => &l.down,
-        };
-        if which.iter().all(|t| l.lora[*t as usize].is_none()) {
-            return stored.detach();
-        }
-        let out = stored.detach().copy();
-        let mut row = 0;
-        for &t in which {
-            let rows = self.shape_of(t).0;
-            if let Some(lora) = &l.lora[t as usize] {
-                let _ = out.narrow(0, row, rows).g_add_(&lora.weight().to_kind(self.kind));
-            }
-            row += rows;
         }
         out
     }
@@ -458,34 +381,51 @@ impl Decoder {
     pub fn export(&self) -> Vec<(String, Tensor)> {
         let mut out = vec![("model.embed_tokens.weight".to_owned(), self.embed.detach())];
         for (i, l) in self.layers.iter().enumerate() {
-            out.push((format!("model.layers.{i}.input_layernorm.weight"), l.norm_attention.detach()));
-            out.push((format!("model.layers.{i}.post_attention_layernorm.weight"), l.norm_mlp.detach()));
-            for group in [
-                &[Target::Q, Target::K, Target::V][..],
-                &[Target::O],
-                &[Target::Gate, Target::Up],
-                &[Target::Down],
-            ] {
-                let (whole, mut row) = (self.merged(i, group), 0);
-                let bias = match group[0] {
-                    Target::Q => l.qkv_bias.as_ref(),
-                    Target::O => l.o_bias.as_ref(),
-                    _ => None,
-                };
-                for &t in group {
-                    let rows = self.shape_of(t).0;
-                    out.push((format!("{}.weight", t.module(i)), whole.narrow(0, row, rows)));
-                    if let Some(b) = bias {
-                        out.push((format!("{}.bias", t.module(i)), b.detach().narrow(0, row, rows)));
+            for (name, norm) in l.norms.named() {
+                put_norm(&mut out, format!("model.layers.{i}.{name}"), norm);
+            }
+            for g in Group::ALL {
+                let (whole, mut row) = (l.merged(g, &self.config, self.kind), 0);
+                for t in g.targets(&self.config) {
+                    let (rows, name) = (t.shape(&self.config).0, t.module(i, self.config.arch));
+                    out.push((format!("{name}.weight"), whole.narrow(0, row, rows)));
+                    if let Some(b) = &l.linear(g).bias {
+                        out.push((format!("{name}.bias"), b.detach().narrow(0, row, rows)));
                     }
                     row += rows;
                 }
             }
         }
-        out.push(("model.norm.weight".to_owned(), self.norm.detach()));
+        put_norm(&mut out, "model.norm".to_owned(), &self.norm);
         if let Some(head) = &self.head {
             out.push(("lm_head.weight".to_owned(), head.detach()));
         }
         out
+    }
+}
+
+fn put_norm(out: &mut Vec<(String, Tensor)>, name: String, norm: &Norm) {
+    out.push((format!("{name}.weight"), norm.weight.shallow_clone()));
+    if let Some(b) = &norm.bias {
+        out.push((format!("{name}.bias"), b.shallow_clone()));
+    }
+}
+
+/// Embeddings of flat `ids`, scaled where the architecture does.
+pub(crate) fn embedded(table: &Tensor, ids: &Tensor, config: &Config) -> Tensor {
+    let x = Tensor::embedding(table, ids, -1, false, false);
+    if !config.spec.scaled_embeddings {
+        return x;
+    }
+    // the factor is rounded to the model's number format first, as transformers does it
+    let factor = Tensor::from((config.hidden as f64).sqrt()).to_kind(x.kind()).to_device(x.device());
+    x * factor
+}
+
+/// Logits under the architecture's soft cap.
+pub(crate) fn capped(logits: Tensor, config: &Config) -> Tensor {
+    match config.spec.logit_cap {
+        Some(cap) => soft_cap(&logits, cap),
+        None => logits,
     }
 }

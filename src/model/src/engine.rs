@@ -141,7 +141,6 @@ impl TorchEngine {
         })?;
         r.tokens.push(token);
         r.logprobs.push(logprob);
-        let failed = |e: crate::Error| EngineError::Failed(e.to_string());
         r.text += &r.stream.push(&self.tokenizer, token).map_err(failed)?;
         let ended = self.eos.contains(&token);
         let full = r.tokens.len() >= r.sampling.max_new_tokens as usize || r.length() >= context;
@@ -202,7 +201,7 @@ impl TorchEngine {
             .map(|r| i64::from(*r.tokens.last().expect("prefill gave the first token")))
             .collect();
         let positions: Vec<i64> = self.running.iter().map(|r| r.length() as i64 - 1).collect();
-        let logits = self.weights.decode(&mut self.cache, &tokens, &positions);
+        let logits = self.weights.decode(&mut self.cache, &tokens, &positions).map_err(failed)?;
         let rows = to_rows(&logits)?;
         for (slot, row) in rows.iter().enumerate() {
             self.accept(slot, row, events)?;
@@ -258,7 +257,7 @@ impl TorchEngine {
         let room = self.running.iter().map(|r| self.context_of(r)).max().unwrap_or(0).max(longest);
         self.weights.reserve(&mut self.cache, self.running.len(), room);
         let views: Vec<&[u32]> = prompts.iter().map(|p| p.as_slice()).collect();
-        let logits = self.weights.prefill(&mut self.cache, &views, first, &rows_of_slot);
+        let logits = self.weights.prefill(&mut self.cache, &views, first, &rows_of_slot).map_err(failed)?;
         ready.extend(to_rows(&logits)?.into_iter().map(Arc::new));
         for (j, &row) in rows_of_slot.iter().enumerate() {
             self.accept(first + j, &ready[row as usize], events)?;
@@ -326,6 +325,10 @@ fn new_running(
         sent: 0,
         finish: None,
     }
+}
+
+fn failed(e: crate::Error) -> EngineError {
+    EngineError::Failed(e.to_string())
 }
 
 fn to_rows(logits: &tch::Tensor) -> Result<Vec<Vec<f32>>, EngineError> {

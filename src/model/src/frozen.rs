@@ -1,22 +1,13 @@
 //! The decoder as the engine runs it: adapter merged, q/k/v and gate/up fused, keys and values cached in slots.
 
+use crate::attention::{Masks, attend};
 use crate::config::Config;
-use crate::decoder::{Decoder, rms_norm};
-use crate::lora::Target;
+use crate::decoder::{Decoder, Pass, capped, embedded};
+use crate::error::Result;
+use crate::layer::Layer;
+use crate::norm::Norm;
 use crate::rope::{Rope, rotate};
 use tch::{Device, Kind, Tensor};
-
-#[derive(Debug)]
-struct Layer {
-    norm_attention: Tensor,
-    qkv: Tensor,
-    qkv_bias: Option<Tensor>,
-    o: Tensor,
-    o_bias: Option<Tensor>,
-    norm_mlp: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
-}
 
 /// Weights without a graph. Where there is no adapter they share storage with the decoder they came from.
 #[derive(Debug)]
@@ -24,7 +15,7 @@ pub(crate) struct Frozen {
     pub config: Config,
     embed: Tensor,
     layers: Vec<Layer>,
-    norm: Tensor,
+    norm: Norm,
     head: Tensor,
     rope: Rope,
     kind: Kind,
@@ -44,26 +35,12 @@ pub(crate) struct Cache {
 impl Frozen {
     pub fn new(d: &Decoder) -> Self {
         let _guard = tch::no_grad_guard();
-        let layers = (0..d.layers.len())
-            .map(|i| {
-                let l = &d.layers[i];
-                Layer {
-                    norm_attention: l.norm_attention.detach(),
-                    qkv: d.merged(i, &[Target::Q, Target::K, Target::V]),
-                    qkv_bias: l.qkv_bias.as_ref().map(Tensor::detach),
-                    o: d.merged(i, &[Target::O]),
-                    o_bias: l.o_bias.as_ref().map(Tensor::detach),
-                    norm_mlp: l.norm_mlp.detach(),
-                    gate_up: d.merged(i, &[Target::Gate, Target::Up]),
-                    down: d.merged(i, &[Target::Down]),
-                }
-            })
-            .collect();
+        let layers = d.layers.iter().map(|l| l.frozen(&d.config, d.kind)).collect();
         Self {
             config: d.config.clone(),
             embed: d.embed.detach(),
             layers,
-            norm: d.norm.detach(),
+            norm: d.norm.detached(),
             head: d.head().detach(),
             // a table of its own: the decoder's must not be grown under inference mode
             rope: Rope::new(&d.config, d.kind, d.device),
@@ -80,14 +57,8 @@ impl Frozen {
         Tensor::from_slice(ids).to_device(self.device)
     }
 
-    fn mlp(&self, l: &Layer, x: &Tensor) -> Tensor {
-        let h = rms_norm(x, &l.norm_mlp, self.config.norm_eps);
-        let gate_up = h.linear(&l.gate_up, None::<&Tensor>).chunk(2, -1);
-        x + (gate_up[0].silu() * &gate_up[1]).linear(&l.down, None::<&Tensor>)
-    }
-
     fn logits(&self, x: &Tensor) -> Tensor {
-        rms_norm(x, &self.norm, self.config.norm_eps).linear(&self.head, None::<&Tensor>).to_kind(Kind::Float)
+        capped(self.norm.forward(x).linear(&self.head, None::<&Tensor>).to_kind(Kind::Float), &self.config)
     }
 
     /// Runs whole prompts; fills slots `first..first + rows_of_slot.len()`, where slot `first + j` gets prompt
@@ -98,7 +69,7 @@ impl Frozen {
         prompts: &[&[u32]],
         first: usize,
         rows_of_slot: &[i64],
-    ) -> Tensor {
+    ) -> Result<Tensor> {
         let c = &self.config;
         let length = prompts.iter().map(|p| p.len()).max().unwrap_or(0);
         let rows = prompts.len() as i64;
@@ -111,73 +82,77 @@ impl Frozen {
         let length = length as i64;
         let (cos, sin) = self.rope.first(length);
         let of_slot = self.ids(rows_of_slot);
-        let mut x = Tensor::embedding(&self.embed, &self.ids(&ids), -1, false, false);
+        let masks = Masks::new(c, length, self.kind, self.device);
+        let mut x = embedded(&self.embed, &self.ids(&ids), c);
         for (i, l) in self.layers.iter().enumerate() {
-            let h = rms_norm(&x, &l.norm_attention, c.norm_eps);
-            let mut at = 0;
-            let mut part = |heads: i64| {
-                let (from, n) = (at, heads * c.head_dim);
-                at += n;
-                let bias = l.qkv_bias.as_ref().map(|b| b.narrow(0, from, n));
-                h.linear(&l.qkv.narrow(0, from, n), bias.as_ref())
-                    .view([rows, length, heads, c.head_dim])
-                    .transpose(1, 2)
-            };
-            let q = rotate(&part(c.heads), &cos, &sin);
-            let k = rotate(&part(c.kv_heads), &cos, &sin);
-            let v = part(c.kv_heads);
+            let [q, k, v] = l.qkv(&x, rows, length, Pass::EVAL)?;
+            let q = rotate(&q, &cos, &sin);
+            let k = rotate(&k, &cos, &sin);
             cache.fill(i, first as i64, &k.index_select(0, &of_slot), &v.index_select(0, &of_slot));
-            let a = Tensor::scaled_dot_product_attention(
-                &q,
-                &k,
-                &v,
-                None::<&Tensor>,
-                0.0,
-                true,
-                None,
-                c.heads != c.kv_heads,
-            );
+            let a = attend(&q, &k, &v, masks.of(l.window, length).as_ref(), true, l.sizes.scores);
             let a = a.transpose(1, 2).reshape([rows * length, c.heads * c.head_dim]);
-            x += a.linear(&l.o, l.o_bias.as_ref());
-            x = self.mlp(l, &x);
+            x = l.after_attention(&x, &a, Pass::EVAL)?;
+            x = l.mlp(&x, true, Pass::EVAL)?;
         }
-        self.logits(&x.index_select(0, &self.ids(&last)))
+        Ok(self.logits(&x.index_select(0, &self.ids(&last))))
+    }
+
+    /// What one new token per slot may see of its `length` columns: columns behind a sequence's own end hold old keys of
+    /// others, columns before its window are out of sight. `None`: all.
+    fn sight(
+        &self,
+        positions: &[i64],
+        position: &Tensor,
+        length: i64,
+        window: Option<i64>,
+    ) -> Option<Tensor> {
+        let uneven = positions.iter().any(|&p| p + 1 != length);
+        let narrow = window.filter(|w| *w < length);
+        if !uneven && narrow.is_none() {
+            return None;
+        }
+        let n = positions.len() as i64;
+        let column = Tensor::arange(length, (Kind::Int64, self.device)).unsqueeze(0);
+        let own = position.unsqueeze(1);
+        let mut hidden = column.gt_tensor(&own);
+        if let Some(w) = narrow {
+            hidden = hidden.logical_or(&column.le_tensor(&(own - w)));
+        }
+        let zero = Tensor::zeros([n, length], (self.kind, self.device));
+        Some(zero.masked_fill(&hidden, f64::NEG_INFINITY).view([n, 1, 1, length]))
     }
 
     /// One token for slots `0..tokens.len()`: `tokens[s]` stands at `positions[s]`. Gives logits `[slots, vocab]`.
-    pub fn decode(&self, cache: &mut Cache, tokens: &[i64], positions: &[i64]) -> Tensor {
+    pub fn decode(&self, cache: &mut Cache, tokens: &[i64], positions: &[i64]) -> Result<Tensor> {
         let c = &self.config;
         let n = tokens.len() as i64;
         let length = positions.iter().max().copied().unwrap_or(0) + 1;
         let position = self.ids(positions);
         let (cos, sin) = self.rope.at(&position, length);
         let (cos, sin) = (cos.unsqueeze(1), sin.unsqueeze(1));
-        let uneven = positions.iter().any(|&p| p + 1 != length);
-        // columns behind a sequence's own end hold old keys of others: out of sight
-        let mask = uneven.then(|| {
-            let column = Tensor::arange(length, (Kind::Int64, self.device)).unsqueeze(0);
-            let hidden = column.gt_tensor(&position.unsqueeze(1));
-            let zero = Tensor::zeros([n, length], (self.kind, self.device));
-            zero.masked_fill(&hidden, f64::NEG_INFINITY).view([n, 1, 1, length])
-        });
         let place = cache.rows(positions, c.kv_heads, self.device);
         let group = c.heads / c.kv_heads;
         let both = c.heads + c.kv_heads;
-        let mut x = Tensor::embedding(&self.embed, &self.ids(tokens), -1, false, false);
+        let mut sights: Vec<(Option<i64>, Option<Tensor>)> = Vec::new();
+        let mut x = embedded(&self.embed, &self.ids(tokens), c);
         for (i, l) in self.layers.iter().enumerate() {
-            let h = rms_norm(&x, &l.norm_attention, c.norm_eps);
-            let qkv = h.linear(&l.qkv, l.qkv_bias.as_ref()).view([n, both + c.kv_heads, c.head_dim]);
+            let known = sights.iter().position(|(w, _)| *w == l.window).unwrap_or_else(|| {
+                sights.push((l.window, self.sight(positions, &position, length, l.window)));
+                sights.len() - 1
+            });
+            let mask = sights[known].1.as_ref();
+            let qkv = l.qkv_whole(&x)?;
             let qk = rotate(&qkv.narrow(1, 0, both), &cos, &sin);
             // the heads that share a key become rows of one query: no copy of keys and values
             let q = qk.narrow(1, 0, c.heads).reshape([n, c.kv_heads, group, c.head_dim]);
             let k = qk.narrow(1, c.heads, c.kv_heads).reshape([-1, c.head_dim]);
             let v = qkv.narrow(1, both, c.kv_heads).reshape([-1, c.head_dim]);
             let (k, v) = cache.push(i, &place, &k, &v, n, length);
-            let a = Tensor::scaled_dot_product_attention(&q, &k, &v, mask.as_ref(), 0.0, false, None, false);
-            x += a.reshape([n, c.heads * c.head_dim]).linear(&l.o, l.o_bias.as_ref());
-            x = self.mlp(l, &x);
+            let a = attend(&q, &k, &v, mask, false, l.sizes.scores).reshape([n, c.heads * c.head_dim]);
+            x = l.after_attention(&x, &a, Pass::EVAL)?;
+            x = l.mlp(&x, true, Pass::EVAL)?;
         }
-        self.logits(&x)
+        Ok(self.logits(&x))
     }
 
     /// Makes room for `slots` sequences of `length` tokens, keeping what is there.

@@ -1,17 +1,24 @@
-//! Llama-family decoders on libtorch, in Hugging Face's file layout: weights, LoRA, tokenizer, chat template, KV cache,
+//! Decoders on libtorch, in Hugging Face's file layout: weights, LoRA, tokenizer, chat template, KV cache,
 //! and an implementation of `generate::Engine` over them.
 
+mod attention;
 pub mod chat;
 pub mod config;
 pub mod decoder;
 pub mod engine;
 pub mod error;
 mod frozen;
+mod keys;
+mod layer;
+mod linear;
 pub mod lora;
+pub mod nf4;
+mod norm;
 pub mod rope;
 pub mod runtime;
 pub mod sampler;
 pub mod shim;
+pub mod spec;
 pub mod tokenizer;
 pub mod weights;
 
@@ -19,6 +26,7 @@ pub use config::Config;
 pub use decoder::{Decoder, Packing, Pass};
 pub use engine::{Options, TorchEngine};
 pub use error::{Error, Result};
+pub use spec::{Arch, Spec};
 pub use tokenizer::Tokenizer;
 
 use chat::ChatTemplate;
@@ -66,6 +74,15 @@ impl Model {
     /// # Errors
     /// Anything missing, malformed or not built, with the path.
     pub fn load(dir: &Path, precision: Precision, device: Device) -> Result<Self> {
+        Self::load_quantized(dir, precision, false, device)
+    }
+
+    /// Loads a model directory; with `quantize`, the layers' linear weights are packed to 4 bits as they are read, and the
+    /// rest (and all arithmetic) is in `precision`.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_quantized(dir: &Path, precision: Precision, quantize: bool, device: Device) -> Result<Self> {
         let config = Config::read(dir)?;
         let mut files = BTreeMap::new();
         for name in PASSED_ON {
@@ -100,7 +117,7 @@ impl Model {
             _ => config.eos.clone(),
         };
         let pad = config.pad.or_else(|| eos.first().copied()).unwrap_or(0);
-        let decoder = Decoder::load(dir, config, kind_of(precision), device)?;
+        let decoder = Decoder::load(dir, config, kind_of(precision), device, quantize)?;
         Ok(Self { decoder, tokenizer: Arc::new(tokenizer), chat: Arc::new(chat), eos, pad, files })
     }
 
@@ -172,7 +189,7 @@ impl Model {
             .adapter
             .as_ref()
             .ok_or_else(|| Error::Invalid("the model has no adapter to save".into()))?;
-        lora::save(dir, p, base, &self.decoder.adapter_tensors())
+        lora::save(dir, p, &self.decoder.config, base, &self.decoder.adapter_tensors())
     }
 
     /// An engine over the model as it is now.

@@ -1,11 +1,13 @@
 //! Low-rank adapters: `y = x W^T + scale * dropout(x) A^T B^T`, in PEFT's file layout.
 
+use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::spec::Arch;
 use crate::weights;
 use record::params::LoraParams;
 use serde_json::{Value, json};
 use std::path::Path;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// The linear layers of a decoder layer that can carry an adapter, with their module path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,9 +25,19 @@ impl Target {
     pub const ALL: [Target; 7] =
         [Target::Q, Target::K, Target::V, Target::O, Target::Gate, Target::Up, Target::Down];
 
-    /// Name as job files and PEFT write it.
+    /// Name of the module in an architecture's files, and in PEFT's.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub fn name(self, arch: Arch) -> &'static str {
+        match (self, arch) {
+            (Target::Up, Arch::Starcoder2) => "c_fc",
+            (Target::Down, Arch::Starcoder2) => "c_proj",
+            _ => self.role(),
+        }
+    }
+
+    /// Name that most architectures have for it; job files may use it for all of them.
+    #[must_use]
+    pub fn role(self) -> &'static str {
         match self {
             Target::Q => "q_proj",
             Target::K => "k_proj",
@@ -37,12 +49,24 @@ impl Target {
         }
     }
 
-    pub(crate) fn module(self, layer: usize) -> String {
+    pub(crate) fn module(self, layer: usize, arch: Arch) -> String {
         let part = match self {
             Target::Q | Target::K | Target::V | Target::O => "self_attn",
             Target::Gate | Target::Up | Target::Down => "mlp",
         };
-        format!("model.layers.{layer}.{part}.{}", self.name())
+        format!("model.layers.{layer}.{part}.{}", self.name(arch))
+    }
+
+    /// `(out, in)` of its weight.
+    pub(crate) fn shape(self, c: &Config) -> (i64, i64) {
+        let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        match self {
+            Target::Q => (q, c.hidden),
+            Target::K | Target::V => (kv, c.hidden),
+            Target::O => (c.hidden, q),
+            Target::Gate | Target::Up => (c.intermediate, c.hidden),
+            Target::Down => (c.hidden, c.intermediate),
+        }
     }
 }
 
@@ -58,25 +82,33 @@ pub struct Lora {
 }
 
 impl Lora {
-    /// What the adapter adds for `x` `[rows, in]`, in the number format of `x`.
-    pub(crate) fn delta(&self, x: &Tensor, train: bool) -> Tensor {
+    /// `y` `[rows, out]` plus what the adapter adds for `x` `[rows, in]`. Products run in the number format of `x` (sums of
+    /// a product are fp32 inside); the factors and their gradients stay fp32.
+    pub(crate) fn add(&self, y: &Tensor, x: &Tensor, train: bool) -> Tensor {
         let kind = x.kind();
-        let x = x.to_kind(Kind::Float);
-        let x = if train && self.dropout > 0.0 { x.dropout(self.dropout, true) } else { x };
-        (x.linear(&self.a, None::<&Tensor>).linear(&self.b, None::<&Tensor>) * self.scale).to_kind(kind)
+        let x = if train && self.dropout > 0.0 { x.dropout(self.dropout, true) } else { x.shallow_clone() };
+        let inner = x.linear(&self.a.to_kind(kind), None::<&Tensor>) * self.scale;
+        y.addmm(&inner, &self.b.to_kind(kind).tr())
     }
 
     /// The same as a weight, `[out, in]`, fp32.
     pub(crate) fn weight(&self) -> Tensor {
         tch::no_grad(|| self.b.matmul(&self.a) * self.scale)
     }
+
+    /// A copy outside the graph that later training steps do not change.
+    pub(crate) fn snapshot(&self) -> Self {
+        let copy = |t: &Tensor| tch::no_grad(|| t.detach().copy());
+        Self { a: copy(&self.a), b: copy(&self.b), scale: self.scale, dropout: 0.0 }
+    }
 }
 
-/// Checks a job file's adapter and gives its targets.
+/// Checks a job file's adapter and gives its targets. Names are the architecture's own or those of most architectures;
+/// `all-linear` is every one. A gate is passed over where the architecture has none, so that the default list fits all.
 ///
 /// # Errors
 /// A rank of 0, an unknown target, a dropout outside [0, 1).
-pub fn targets(p: &LoraParams) -> Result<Vec<Target>> {
+pub fn targets(p: &LoraParams, config: &Config) -> Result<Vec<Target>> {
     if p.r == 0 || !(0.0..1.0).contains(&p.dropout) || p.targets.is_empty() {
         return Err(Error::Invalid(format!(
             "lora: wanted r >= 1, 0 <= dropout < 1 and some targets, got r {}, dropout {}, {} targets",
@@ -85,20 +117,38 @@ pub fn targets(p: &LoraParams) -> Result<Vec<Target>> {
             p.targets.len()
         )));
     }
-    p.targets
-        .iter()
-        .map(|name| {
-            Target::ALL.into_iter().find(|t| t.name() == name).ok_or_else(|| {
-                let known: Vec<_> = Target::ALL.iter().map(|t| t.name()).collect();
-                Error::Invalid(format!("lora: unknown target {name:?}; known: {}", known.join(", ")))
-            })
-        })
-        .collect()
+    let arch = config.arch;
+    let here = || Target::ALL.into_iter().filter(|t| config.spec.gated || *t != Target::Gate);
+    let mut out = Vec::new();
+    for name in &p.targets {
+        if name == "all-linear" {
+            out.extend(here());
+        } else if let Some(t) = Target::ALL.into_iter().find(|t| t.name(arch) == name || t.role() == name) {
+            out.extend(here().filter(|h| *h == t));
+        } else {
+            let known: Vec<_> = here().map(|t| t.name(arch)).collect();
+            return Err(Error::Invalid(format!(
+                "lora: {} has no target {name:?}; known: all-linear, {}",
+                arch.class(),
+                known.join(", ")
+            )));
+        }
+    }
+    out.sort_by_key(|t| *t as usize);
+    out.dedup();
+    if out.is_empty() {
+        return Err(Error::Invalid(format!(
+            "lora: {} has none of the targets {:?}",
+            arch.class(),
+            p.targets
+        )));
+    }
+    Ok(out)
 }
 
 /// `adapter_config.json` as PEFT writes it.
 #[must_use]
-pub fn config_json(p: &LoraParams, base: &str) -> Value {
+pub fn config_json(p: &LoraParams, targets: &[&str], base: &str) -> Value {
     json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -106,7 +156,7 @@ pub fn config_json(p: &LoraParams, base: &str) -> Value {
         "r": p.r,
         "lora_alpha": p.alpha,
         "lora_dropout": p.dropout,
-        "target_modules": p.targets,
+        "target_modules": targets,
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
@@ -135,34 +185,51 @@ pub fn read_config(dir: &Path) -> Result<(LoraParams, f64)> {
     if doc["bias"].as_str().unwrap_or("none") != "none" {
         return Err(refuse("adapters with biases are not built"));
     }
-    let mut names: Vec<String> = doc["target_modules"]
-        .as_array()
-        .ok_or_else(|| refuse("target_modules: wanted a list of names"))?
-        .iter()
-        .filter_map(|v| v.as_str().map(str::to_owned))
-        .collect();
+    // keys that change what the tensors mean; PEFT writes them empty where they are not used
+    for key in
+        ["rank_pattern", "alpha_pattern", "layers_to_transform", "modules_to_save", "layer_replication"]
+    {
+        let v = &doc[key];
+        let empty = v.is_null() || v.as_object().is_some_and(serde_json::Map::is_empty) || *v == json!([]);
+        if !empty {
+            return Err(refuse(&format!("{key} {v} is not built; known: empty")));
+        }
+    }
+    let mut names: Vec<String> = match &doc["target_modules"] {
+        Value::String(all) if all == "all-linear" => vec![all.clone()],
+        Value::Array(names) => names.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect(),
+        other => {
+            return Err(refuse(&format!("target_modules {other}: wanted a list of names or \"all-linear\"")));
+        }
+    };
     names.sort();
     let r = doc["r"].as_u64().and_then(|r| u32::try_from(r).ok()).unwrap_or(0);
     let alpha = doc["lora_alpha"].as_f64().unwrap_or(f64::from(r));
     let p = LoraParams { r, alpha, dropout: doc["lora_dropout"].as_f64().unwrap_or(0.0), targets: names };
-    targets(&p)?;
     let rslora = doc["use_rslora"].as_bool().unwrap_or(false);
     let scale = if rslora { alpha / f64::from(r).sqrt() } else { alpha / f64::from(r) };
     Ok((p, scale))
 }
 
 /// PEFT's key of one half of an adapter.
-pub(crate) fn key(target: Target, layer: usize, half: char) -> String {
-    format!("base_model.model.{}.lora_{half}.weight", target.module(layer))
+pub(crate) fn key(target: Target, layer: usize, arch: Arch, half: char) -> String {
+    format!("base_model.model.{}.lora_{half}.weight", target.module(layer, arch))
 }
 
 /// Writes `adapter_model.safetensors` and `adapter_config.json`.
 ///
 /// # Errors
 /// I/O errors.
-pub fn save(dir: &Path, p: &LoraParams, base: &str, tensors: &[(String, Tensor)]) -> Result<()> {
+pub fn save(
+    dir: &Path,
+    p: &LoraParams,
+    config: &Config,
+    base: &str,
+    tensors: &[(String, Tensor)],
+) -> Result<()> {
+    let names: Vec<_> = targets(p, config)?.into_iter().map(|t| t.name(config.arch)).collect();
     std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
     weights::save(&dir.join("adapter_model.safetensors"), tensors)?;
     let path = dir.join("adapter_config.json");
-    record::atomic::write_json(&path, &config_json(p, base)).map_err(Error::io(&path))
+    record::atomic::write_json(&path, &config_json(p, &names, base)).map_err(Error::io(&path))
 }

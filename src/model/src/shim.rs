@@ -32,6 +32,7 @@ unsafe extern "C" {
     fn bsm_deterministic(on: c_int) -> c_int;
     fn bsm_empty_cache() -> c_int;
     fn bsm_memory(current: *mut i64, peak: *mut i64, reserved: *mut i64) -> c_int;
+    fn bsm_nf4_unpack(packed: Ptr, scale: Ptr, code: *const f32, out: Ptr) -> c_int;
     fn bsm_inference_on() -> *mut c_void;
     fn bsm_inference_off(guard: *mut c_void);
     fn bsm_host_node(
@@ -220,32 +221,16 @@ impl Drop for InferenceMode {
     }
 }
 
-struct Checkpointed {
-    f: Rc<dyn Fn(&Tensor) -> Tensor>,
-    x: Tensor,
-    rng: Option<Tensor>,
-}
+/// Gradient of the input, given the gradient of the output.
+pub type Backward = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
 
-extern "C" fn recompute(ctx: *mut c_void, grad_out: Ptr, grad_in: *mut Ptr) -> c_int {
-    // SAFETY: `ctx` is the box that `checkpoint` leaked into the node, alive until `release`.
-    let c = unsafe { &*ctx.cast::<Checkpointed>() };
+extern "C" fn call(ctx: *mut c_void, grad_out: Ptr, grad_in: *mut Ptr) -> c_int {
+    // SAFETY: `ctx` is the box that `node` leaked into the node, alive until `release`.
+    let f = unsafe { &*ctx.cast::<Backward>() };
     // SAFETY: the shim passes a live tensor; clone_from_ptr makes our own handle.
     let grad = unsafe { Tensor::clone_from_ptr(grad_out) };
     // a panic must not cross the C++ frames
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| -> Result<Tensor> {
-        let x = c.x.detach().set_requires_grad(true);
-        let now = c.rng.as_ref().map(|_| rng_state()).transpose()?;
-        if let Some(state) = &c.rng {
-            set_rng_state(state)?;
-        }
-        let y = tch::with_grad(|| (c.f)(&x));
-        if let Some(state) = &now {
-            set_rng_state(state)?;
-        }
-        backward(&y, &grad)?;
-        Ok(x.grad())
-    }));
-    match result {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| f(&grad))) {
         Ok(Ok(grad)) => {
             // SAFETY: the shim takes the new tensor over, so our handle must not free it.
             unsafe { *grad_in = grad.as_ptr().cast_mut().cast() };
@@ -257,22 +242,54 @@ extern "C" fn recompute(ctx: *mut c_void, grad_out: Ptr, grad_in: *mut Ptr) -> c
 }
 
 extern "C" fn release(ctx: *mut c_void) {
-    // SAFETY: called once by the node's destructor with the box that `checkpoint` leaked.
-    drop(unsafe { Box::from_raw(ctx.cast::<Checkpointed>()) });
+    // SAFETY: called once, by the node's destructor or by the shim when it makes no node, with the box that `node` leaked.
+    drop(unsafe { Box::from_raw(ctx.cast::<Backward>()) });
+}
+
+/// `y`, computed from `x` without a graph, as a member of the graph: its gradient goes through `backward` to `x`. Where
+/// gradients are off, `y` as it is.
+///
+/// # Errors
+/// libtorch's words.
+pub fn node(x: &Tensor, y: &Tensor, backward: Backward) -> Result<Tensor> {
+    let ctx = Box::into_raw(Box::new(backward));
+    let mut out = std::ptr::null_mut();
+    // SAFETY: live tensors; the node owns `ctx` from here on and frees it through `release`.
+    check(unsafe { bsm_host_node(raw(x), raw(y), call, release, ctx.cast(), &mut out) })?;
+    // SAFETY: a new tensor that we own.
+    Ok(unsafe { Tensor::from_ptr(out) })
 }
 
 /// Activation recomputation: `f(x)` keeping only `x`; the backward pass runs `f` again. With `random` the generator is
 /// put back to where the first pass found it, so that dropout masks agree.
 ///
 /// # Errors
-/// libtorch's words.
-pub fn checkpoint(f: Rc<dyn Fn(&Tensor) -> Tensor>, x: &Tensor, random: bool) -> Result<Tensor> {
+/// What `f` says; libtorch's words.
+pub fn checkpoint(f: Rc<dyn Fn(&Tensor) -> Result<Tensor>>, x: &Tensor, random: bool) -> Result<Tensor> {
     let rng = if random { Some(rng_state()?) } else { None };
-    let y = tch::no_grad(|| f(x));
-    let ctx = Box::into_raw(Box::new(Checkpointed { f, x: x.detach(), rng }));
-    let mut out = std::ptr::null_mut();
-    // SAFETY: live tensors; the node owns `ctx` from here on and frees it through `release`.
-    check(unsafe { bsm_host_node(raw(x), raw(&y), recompute, release, ctx.cast(), &mut out) })?;
-    // SAFETY: a new tensor that we own.
-    Ok(unsafe { Tensor::from_ptr(out) })
+    let y = tch::no_grad(|| f(x))?;
+    let kept = x.detach();
+    let again = move |grad: &Tensor| -> Result<Tensor> {
+        let x = kept.detach().set_requires_grad(true);
+        let now = rng.as_ref().map(|_| rng_state()).transpose()?;
+        if let Some(state) = &rng {
+            set_rng_state(state)?;
+        }
+        let y = tch::with_grad(|| f(&x))?;
+        if let Some(state) = &now {
+            set_rng_state(state)?;
+        }
+        backward(&y, grad)?;
+        Ok(x.grad())
+    };
+    node(x, &y, Box::new(again))
+}
+
+/// Unpacks 4-bit numbers on the CPU: `packed` `[blocks, 32]` uint8, `scale` `[blocks]` fp32, `out` `[blocks, 64]`.
+///
+/// # Errors
+/// libtorch's words (a number format or size that does not fit).
+pub fn nf4_unpack(packed: &Tensor, scale: &Tensor, code: &[f32; 16], out: &Tensor) -> Result<()> {
+    // SAFETY: three live contiguous tensors and 16 floats; the shim checks sizes and formats.
+    check(unsafe { bsm_nf4_unpack(raw(packed), raw(scale), code.as_ptr(), raw(out)) })
 }

@@ -1,7 +1,7 @@
 //! Safetensors files: read through a memory map straight into the wanted number format, written atomically.
 
 use crate::error::{Error, Result};
-use safetensors::tensor::{Dtype, View};
+use safetensors::tensor::{Dtype, TensorView, View};
 use safetensors::{SafeTensors, serialize_to_file};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -75,11 +75,7 @@ impl Weights {
         self.place.contains_key(name)
     }
 
-    /// One tensor as it is stored.
-    ///
-    /// # Errors
-    /// No such tensor, or a number format that libtorch lacks.
-    pub fn get(&self, name: &str) -> Result<Tensor> {
+    fn view(&self, name: &str) -> Result<(&File, TensorView<'_>, Kind)> {
         let at = *self.place.get(name).ok_or_else(|| {
             let where_ = self.files.first().map(|f| f.path.clone()).unwrap_or_default();
             Error::format(&where_, format!("there is no tensor {name}"))
@@ -89,25 +85,67 @@ impl Weights {
         let header = SafeTensors::deserialize(&file.map).map_err(|e| bad(e.to_string()))?;
         let view = header.tensor(name).map_err(|e| bad(e.to_string()))?;
         let kind = kind_of(view.dtype()).ok_or_else(|| bad(format!("number format {:?}", view.dtype())))?;
-        let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
-        Ok(Tensor::f_from_data_size(view.data(), &shape, kind)?)
+        Ok((file, view, kind))
+    }
+
+    /// One tensor as it is stored.
+    ///
+    /// # Errors
+    /// No such tensor, or a number format that libtorch lacks.
+    pub fn get(&self, name: &str) -> Result<Tensor> {
+        let (_, view, kind) = self.view(name)?;
+        Ok(Tensor::f_from_data_size(view.data(), &shape_of(&view), kind)?)
     }
 
     /// One tensor of a known shape, in `kind` on `device`.
     ///
     /// # Errors
-    /// As [`Self::get`]; another shape than the configuration asks for.
+    /// As [`Self::fill`].
     pub fn load(&self, name: &str, shape: &[i64], kind: Kind, device: Device) -> Result<Tensor> {
-        let t = self.get(name)?;
-        if t.size() != shape {
-            let file = &self.files[self.place[name]];
+        let to = Tensor::f_empty(shape, (kind, device))?;
+        self.fill(name, &to)?;
+        Ok(to)
+    }
+
+    /// Writes one tensor into `to`, in the number format and on the device that `to` has: from the file's pages to its
+    /// place, with no copy between. The pages are let go afterwards, so that reading a model does not hold it twice.
+    ///
+    /// # Errors
+    /// As [`Self::get`]; another shape than that of `to`.
+    pub fn fill(&self, name: &str, to: &Tensor) -> Result<()> {
+        let (file, view, kind) = self.view(name)?;
+        let shape = shape_of(&view);
+        if shape != to.size() {
             return Err(Error::format(
                 &file.path,
-                format!("tensor {name} has shape {:?}, config.json asks for {shape:?}", t.size()),
+                format!("tensor {name} has shape {shape:?}, config.json asks for {:?}", to.size()),
             ));
         }
-        Ok(t.f_to_device(device)?.f_to_kind(kind)?)
+        let _guard = tch::no_grad_guard();
+        let data = view.data();
+        let mut to = to.shallow_clone();
+        if (data.as_ptr() as usize).is_multiple_of(kind.elt_size_in_bytes()) {
+            let strides: Vec<i64> =
+                (0..shape.len()).map(|d| shape[d + 1..].iter().product::<i64>()).collect();
+            // SAFETY: `data` lies in a map that outlives this block, is aligned, and has the bytes of `shape`
+            // (safetensors checks it); the tensor over it is only read.
+            let from = unsafe { Tensor::f_from_blob(data.as_ptr(), &shape, &strides, kind, Device::Cpu)? };
+            to.f_copy_(&from)?;
+        } else {
+            to.f_copy_(&Tensor::f_from_data_size(data, &shape, kind)?)?;
+        }
+        let offset = data.as_ptr() as usize - file.map.as_ptr() as usize;
+        // SAFETY: a read-only map of a file: dropped pages are read from it again. Whole pages inside the range only.
+        #[cfg(unix)]
+        let _ = unsafe {
+            file.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, data.len())
+        };
+        Ok(())
     }
+}
+
+fn shape_of(view: &TensorView<'_>) -> Vec<i64> {
+    view.shape().iter().map(|&n| n as i64).collect()
 }
 
 fn kind_of(d: Dtype) -> Option<Kind> {

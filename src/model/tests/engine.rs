@@ -46,7 +46,7 @@ fn run(model: &Model, batch: usize, prefill: usize, requests: Vec<Request>) -> V
 #[test]
 fn logprobs_equal_a_teacher_forced_pass_in_any_batch() {
     let _alone = alone();
-    for arch in [Arch::Llama, Arch::Qwen2] {
+    for arch in Arch::ALL {
         let model = tiny(arch, 1);
         for (batch, prefill) in [(1, 1), (3, 30), (64, 8192)] {
             let asked = requests(&model, 3);

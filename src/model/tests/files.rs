@@ -33,7 +33,7 @@ fn with_adapter(arch: Arch, seed: i64, targets: &[&str]) -> Model {
 #[test]
 fn a_model_survives_its_directory_bit_for_bit() {
     let _alone = alone();
-    for arch in [Arch::Llama, Arch::Qwen2] {
+    for arch in Arch::ALL {
         let model = tiny(arch, 1);
         let dir = tempfile::tempdir().unwrap();
         model.save(dir.path()).unwrap();
@@ -68,6 +68,9 @@ fn merging_an_adapter_and_passing_it_through_its_files_gives_the_same_logits() {
     for (arch, targets) in [
         (Arch::Llama, &["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"][..]),
         (Arch::Qwen2, &["v_proj", "up_proj"]),
+        (Arch::Mistral, &["k_proj"]),
+        (Arch::Gemma2, &["all-linear"]),
+        (Arch::Starcoder2, &["q_proj", "c_fc", "c_proj"]),
     ] {
         let model = with_adapter(arch, 3, targets);
         let want = logits(&model, Pass::EVAL);

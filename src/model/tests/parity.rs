@@ -8,7 +8,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Reduction, Tensor};
 
-const MODELS: [&str; 5] = ["llama-gqa", "llama-bias", "deepseek-coder", "llama3", "qwen2"];
+const MODELS: [&str; 9] = [
+    "llama-gqa",
+    "llama-bias",
+    "deepseek-coder",
+    "llama3",
+    "qwen2",
+    "qwen2-windows",
+    "mistral",
+    "gemma2",
+    "starcoder2",
+];
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/golden")
@@ -18,7 +28,7 @@ fn open(name: &str) -> (Decoder, BTreeMap<String, Tensor>) {
     model::runtime::init(1);
     let dir = golden().join(name);
     let config = Config::read(&dir).unwrap();
-    let decoder = Decoder::load(&dir, config, Kind::Float, Device::Cpu).unwrap();
+    let decoder = Decoder::load(&dir, config, Kind::Float, Device::Cpu, false).unwrap();
     (decoder, weights::read_all(&dir.join("golden.safetensors")).unwrap())
 }
 

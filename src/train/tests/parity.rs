@@ -11,10 +11,21 @@ use train::schedule::share;
 #[test]
 fn fifty_steps_of_lora_training_follow_pefts_loss_curve() {
     model::runtime::init(1);
-    for name in ["llama-gqa", "llama-bias", "deepseek-coder", "llama3", "qwen2"] {
+    for name in [
+        "llama-gqa",
+        "llama-bias",
+        "deepseek-coder",
+        "llama3",
+        "qwen2",
+        "qwen2-windows",
+        "mistral",
+        "gemma2",
+        "starcoder2",
+    ] {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/golden").join(name);
         let g = weights::read_all(&dir.join("golden.safetensors")).unwrap();
-        let mut d = Decoder::load(&dir, Config::read(&dir).unwrap(), Kind::Float, Device::Cpu).unwrap();
+        let config = Config::read(&dir).unwrap();
+        let mut d = Decoder::load(&dir, config, Kind::Float, Device::Cpu, false).unwrap();
         d.load_adapter(&dir.join("adapter")).unwrap();
         let mut o = AdamW::new(d.trainable(), 0.01, 1.0, Scaler::new(Kind::Float));
         let want = Vec::<f64>::try_from(&g["curve"]).unwrap();

@@ -1,10 +1,18 @@
 //! A tiny random model for tests.
 
+use model::Spec;
 use model::config::{Arch, Config, RopeScaling};
 use model::{Model, Tokenizer};
 use tch::Device;
 
 pub fn config(arch: Arch) -> Config {
+    let mut spec = Spec::of(arch);
+    // windows shorter than the prompts, on the layers that the architecture has them on
+    spec.windows = match arch {
+        Arch::Llama | Arch::Qwen2 => vec![],
+        Arch::Mistral | Arch::Starcoder2 => vec![Some(7); 2],
+        Arch::Gemma2 => vec![Some(7), None],
+    };
     Config {
         arch,
         vocab: 300,
@@ -18,9 +26,8 @@ pub fn config(arch: Arch) -> Config {
         norm_eps: 1e-6,
         rope_theta: 10_000.0,
         rope_scaling: RopeScaling::Linear { factor: 2.0 },
-        tied: arch == Arch::Qwen2,
-        qkv_bias: arch == Arch::Qwen2,
-        o_bias: false,
+        tied: !matches!(arch, Arch::Llama | Arch::Mistral),
+        spec,
         bos: None,
         eos: vec![],
         pad: None,

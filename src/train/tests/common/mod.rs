@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use generate::Finish;
+use model::Spec;
 use model::config::{Arch, Config, RopeScaling};
 use model::{Model, Tokenizer};
 use record::ContentKey;
@@ -48,8 +49,7 @@ pub fn model(lora: Option<LoraParams>) -> Model {
         rope_theta: 10_000.0,
         rope_scaling: RopeScaling::None,
         tied: true,
-        qkv_bias: false,
-        o_bias: false,
+        spec: Spec::of(Arch::Llama),
         bos: None,
         eos: vec![],
         pad: None,

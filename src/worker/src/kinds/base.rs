@@ -4,7 +4,7 @@ use crate::context::{Context, Ending, Failure};
 use crate::kinds::{device, training};
 use anyhow::Result;
 use model::config::{Arch, RopeScaling};
-use model::{Config, Model, Tokenizer};
+use model::{Config, Model, Spec, Tokenizer};
 use record::params::{BaseParams, Schedule};
 use serde_json::json;
 use train::rows::{Row, encode};
@@ -91,8 +91,7 @@ fn config(p: &BaseParams) -> Result<Config> {
         rope_theta: 10_000.0,
         rope_scaling: RopeScaling::None,
         tied: true,
-        qkv_bias: false,
-        o_bias: false,
+        spec: Spec::of(Arch::Llama),
         bos: None,
         eos: Vec::new(),
         pad: None,
