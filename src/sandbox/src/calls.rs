@@ -3,7 +3,7 @@
 use crate::job::{Job, Limits, Profile};
 use crate::judge::{FETCH_MAX, exec, next_program, run_limits};
 use crate::lang::{Language, Toolchain};
-use crate::slot_handle::{Outcome, Running, SlotHandle};
+use crate::slot_handle::{LOOK_EVERY, Outcome, Running, SlotHandle};
 use crate::value::Value;
 use slot::wire::{How, PlacedFile, Run, RunLimits};
 use std::io::{self, Read, Write};
@@ -177,12 +177,14 @@ impl<'a> Session<'a> {
             if left.is_zero() {
                 return Ok(false);
             }
-            self.stream.set_read_timeout(Some(left))?;
+            if self.slot.cancel.is_cancelled() {
+                return Ok(false);
+            }
+            self.stream.set_read_timeout(Some(left.min(LOOK_EVERY)))?;
             match self.stream.read(buf) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) => buf = &mut buf[n..],
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(e) => return Err(e),
             }
         }

@@ -1,5 +1,6 @@
 //! Holding an output against the expected one, outside the slot.
 
+use crate::checker::Checker;
 use serde::{Deserialize, Serialize};
 
 /// How two outputs are compared.
@@ -22,14 +23,17 @@ pub enum Comparator {
     /// SandboxFusion's judge: the same number of lines, each stripped and in lower case, or both numbers within 1e-5
     /// relative.
     SandboxFusion,
+    /// A program decides, in a slot of its own; stdio tests only.
+    Checker(Checker),
 }
 
 impl Comparator {
-    /// Whether `got` is as good as `expected`.
+    /// Whether `got` is as good as `expected`. Never for a checker: only a [`crate::Sandbox`] can ask one.
     #[must_use]
     pub fn matches(&self, got: &[u8], expected: &[u8]) -> bool {
         match self {
             Self::ExactStripped => strip(got) == strip(expected),
+            Self::Checker(_) => false,
             Self::Lines => lines(got) == lines(expected),
             Self::Tokens => tokens(got).eq(tokens(expected)),
             Self::Float { tolerance } => same_length_all(tokens(got), tokens(expected), |a, b| {

@@ -60,6 +60,38 @@ pub struct Config {
     pub warm_python: bool,
     /// Runs after which a slot is replaced.
     pub runs_per_slot: u64,
+    /// Where compiled programs are kept; `None`: each job compiles.
+    pub compile_cache: Option<CacheConfig>,
+    /// Give each slot one CPU of those that this process may use. Done only where there are slots for all of them: fewer
+    /// would crowd onto the first ones beside whoever else is there.
+    pub pin: bool,
+}
+
+/// Where compiled programs are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// A directory that only this user can write to; processes share it.
+    pub dir: PathBuf,
+    /// MiB of all programs in it, roughly.
+    pub max_mb: u64,
+}
+
+impl CacheConfig {
+    /// `BESSEMER_COMPILE_CACHE` (a directory, or `off`), else `bessemer/compiled` in the user's cache directory
+    /// (`XDG_CACHE_HOME`, or `.cache` in the home). `None` where there is no such place.
+    #[must_use]
+    pub fn of_user() -> Option<Self> {
+        let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let dir = match set("BESSEMER_COMPILE_CACHE") {
+            Some(off) if off.as_os_str() == "off" => return None,
+            Some(dir) => dir,
+            None => {
+                let base = set("XDG_CACHE_HOME").filter(|d| d.is_absolute());
+                base.or_else(|| Some(set("HOME")?.join(".cache")))?.join("bessemer/compiled")
+            }
+        };
+        Some(Self { dir, max_mb: 512 })
+    }
 }
 
 impl Default for Config {
@@ -73,6 +105,8 @@ impl Default for Config {
             net: NetPolicy::default(),
             warm_python: true,
             runs_per_slot: 10_000,
+            compile_cache: CacheConfig::of_user(),
+            pin: true,
         }
     }
 }

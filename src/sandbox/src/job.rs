@@ -1,10 +1,12 @@
 //! Jobs and their results. Field names are those of `bessemer sandbox batch`.
 
 use crate::bytes::Bytes;
+use crate::checker;
 use crate::compare::Comparator;
 use crate::config::Tier;
 use crate::value::Value;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// One program with everything to try on it.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,6 +115,32 @@ impl Default for Limits {
         Self { wall_s: 5.0, cpu_s: 5.0, memory_mb: 256, output_bytes: 1 << 20, scratch_mb: 64, processes: 32 }
     }
 }
+
+impl Limits {
+    /// What is wrong with them: a limit of nothing would fail every program, and that would be no verdict on it.
+    ///
+    /// # Errors
+    /// A sentence that names the field.
+    pub fn check(&self) -> Result<(), String> {
+        for (name, seconds) in [("wall_s", self.wall_s), ("cpu_s", self.cpu_s)] {
+            if !(seconds.is_finite() && seconds > 0.0) {
+                return Err(format!("{name} is {seconds}; it must be a number of seconds above 0"));
+            }
+        }
+        let wholes =
+            [("memory_mb", self.memory_mb), ("scratch_mb", self.scratch_mb), ("processes", self.processes)];
+        match wholes.into_iter().find(|(_, n)| *n == 0) {
+            Some((name, _)) => Err(format!("{name} is 0; it must be at least 1")),
+            None if self.output_bytes > OUTPUT_MOST => {
+                Err(format!("output_bytes is {}; the most is {OUTPUT_MOST}", self.output_bytes))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The most of a stream that one test can hand back: it is held in memory here.
+const OUTPUT_MOST: u64 = 1 << 30;
 
 /// What a program is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -347,9 +375,42 @@ impl Job {
         self
     }
 
-    /// It runs a second process that holds the tests.
+    /// It runs a second process that holds the tests, or judges outputs.
     pub(crate) fn needs_tester(&self) -> bool {
-        matches!(self.mode, Mode::Pytest { .. } | Mode::Script { .. })
+        matches!(self.mode, Mode::Pytest { .. } | Mode::Script { .. }) || checker::of(self).is_some()
+    }
+
+    /// What makes it impossible to run as it is, found before anything runs.
+    ///
+    /// # Errors
+    /// A sentence that names the field.
+    pub fn check(&self) -> Result<(), String> {
+        self.limits.check().map_err(|e| format!("limits: {e}"))?;
+        if !(self.compile_wall_s.is_finite() && self.compile_wall_s > 0.0) {
+            let s = self.compile_wall_s;
+            return Err(format!("compile_wall_s is {s}; it must be a number of seconds above 0"));
+        }
+        let mut paths = BTreeSet::new();
+        for (i, file) in self.files.iter().enumerate() {
+            if slot::clean::plain_parts(&file.path).is_none() {
+                return Err(format!("files[{i}]: path {:?} is no relative path of plain names", file.path));
+            }
+            if !paths.insert(&file.path) {
+                return Err(format!("files[{i}]: path {:?} is there twice", file.path));
+            }
+        }
+        if let Some(c) = checker::of(self) {
+            if !matches!(self.mode, Mode::Stdio { .. }) {
+                return Err("comparator: a checker judges stdio tests only".into());
+            }
+            c.limits.check().map_err(|e| format!("comparator: checker: limits: {e}"))?;
+        }
+        if let Comparator::Float { tolerance } = self.comparator
+            && !(tolerance.is_finite() && tolerance >= 0.0)
+        {
+            return Err(format!("comparator: tolerance is {tolerance}; it must be a number from 0 up"));
+        }
+        Ok(())
     }
 
     /// Number of tests, as far as it can be known before the run.

@@ -2,29 +2,24 @@
 
 use crate::bytes::Bytes;
 use crate::calls::{KIND_MAIN, KIND_PARSE};
+use crate::checker::{self, Ruling};
+use crate::compile::compile;
+use crate::compile_cache::CompileCache;
 use crate::config::Tier;
-use crate::job::{
-    Compile, FetchedFile, Grade, Job, JobResult, Limits, Mode, Profile, StdioTest, TestResult, Verdict,
-};
+use crate::job::{FetchedFile, Grade, Job, JobResult, Limits, Mode, Profile, StdioTest, TestResult, Verdict};
 use crate::lang::{self, Language, Toolchain};
+use crate::pool::Cancel;
 use crate::slot_handle::{Outcome, SlotHandle};
 use slot::wire::{End, Fetched, How, PlacedFile, Run, RunLimits};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What a compiler may use; the wall-clock time is the job's.
-const COMPILER: Limits = Limits {
-    wall_s: 60.0,
-    cpu_s: 60.0,
-    memory_mb: 2048,
-    output_bytes: 1 << 20,
-    scratch_mb: 1024,
-    processes: 64,
-};
 /// The most that all fetched files of a job may have together.
 pub(crate) const FETCH_MAX: u64 = 64 << 20;
 /// Reason of a job that had no tests.
 pub(crate) const NO_TESTS: &str = "no tests, so nothing to judge by";
+/// Reason of a job that was not run, or not to its end, because its batch was cancelled.
+pub(crate) const CANCELLED: &str = "the batch was cancelled";
 /// More than this many seconds is "no limit" to nobody: 12 days.
 const LONGEST_S: f64 = 1e6;
 
@@ -52,7 +47,7 @@ pub(crate) fn run_limits(l: &Limits, language: &Language, profile: Profile) -> R
         wall_us: micros(l.wall_s).max(1),
         cpu_us: micros(l.cpu_s).max(1),
         memory: mib(l.memory_mb),
-        address_space: mib(l.memory_mb + language.reserve_mb),
+        address_space: mib(l.memory_mb.saturating_add(language.reserve_mb)),
         output: l.output_bytes,
         file: mib(l.scratch_mb),
         processes,
@@ -83,6 +78,11 @@ pub(crate) struct Judge<'a> {
     pub tier: Tier,
     pub language: &'static Language,
     pub toolchain: &'a Toolchain,
+    /// That of the job's checker.
+    pub checker: Option<(&'static Language, &'a Toolchain)>,
+    pub cache: Option<&'a CompileCache>,
+    /// The batch is over: tests that have not begun do not begin.
+    pub cancel: &'a Cancel,
 }
 
 impl Judge<'_> {
@@ -112,6 +112,9 @@ impl Judge<'_> {
             Mode::Pytest { test_code } => self.tests(job, test_code, false, &mut result),
             Mode::Script { test_code } => self.tests(job, test_code, true, &mut result),
         };
+        if self.cancel.is_cancelled() {
+            return JobResult::unscored(job, self.tier, CANCELLED.into()); // what was cut short is no verdict
+        }
         if let Err(e) = end {
             result.reason = Some(format!("the sandbox slot failed: {e}"));
             return result; // verdict: unscored, whatever had come before
@@ -132,6 +135,9 @@ impl Judge<'_> {
                 None => return Ok(()),
             },
         };
+        // Made ready by the first output that it is to judge.
+        let mut checker: Option<Result<checker::Ready<'_>, String>> = None;
+        let mut tester = self.tester.take();
         let mut run = Run {
             how: self.how(KIND_MAIN, &self.toolchain.run),
             limits: run_limits(&job.limits, self.language, job.profile),
@@ -146,8 +152,25 @@ impl Judge<'_> {
             if i + 1 == tests.len() {
                 run.fetch.clone_from(&job.fetch);
             }
+            if self.cancel.is_cancelled() {
+                break;
+            }
             let outcome = self.slot.run(&run, &test.stdin)?;
-            let judged = judge_stdio(job, test, outcome, self.language, &mut result.files, &run.fetch);
+            let mut judged = measured_stdio(outcome, &mut result.files, &run.fetch);
+            if let Some(expected) = output_to_judge(&judged, test) {
+                match checker::of(job) {
+                    None => judged.matched = Some(job.comparator.matches(&judged.stdout, expected)),
+                    Some(c) => {
+                        let ready = checker.get_or_insert_with(|| {
+                            let slot = tester.take().ok_or("no slot for the checker")?;
+                            let tools = self.checker.ok_or("nothing runs the checker's language")?;
+                            checker::Ready::new(c, slot, tools, self.cache, job.compile_wall_s)
+                        });
+                        hold_by_checker(&mut judged, ready, test, expected);
+                    }
+                }
+            }
+            settle_test(&mut judged, self.language);
             let failed = judged.verdict != Verdict::Pass;
             result.tests.push(judged);
             if failed && job.stop_on_first_failure {
@@ -173,42 +196,16 @@ impl Judge<'_> {
         argv: &[String],
         result: &mut JobResult,
     ) -> io::Result<Option<Vec<u8>>> {
-        let compiler = Limits { wall_s: job.compile_wall_s, ..COMPILER };
-        let run = Run {
-            how: exec(argv, self.toolchain, &[]),
-            limits: RunLimits {
-                address_space: 1 << 40,
-                ..run_limits(&compiler, self.language, Profile::Multi)
-            },
-            channel: false,
-            program: next_program(),
-            program_files: vec![source],
-            work_files: work_files(job),
-            fetch: vec![lang::PROGRAM.to_owned()],
-            fetch_max: FETCH_MAX,
-        };
-        let out = self.slot.run(&run, b"")?;
-        let exit_code = if let End::Exited(n) = out.report.end { Some(i32::from(n)) } else { None };
-        let mut fetched = out.report.fetched.into_iter();
-        let binary = match (exit_code, fetched.next()) {
-            (Some(0), Some(Fetched::Data(data))) => Some(data),
-            _ => None,
-        };
-        let mut output = out.stdout;
-        output.extend(out.stderr);
-        match &out.report.end {
-            End::Failed(why) => result.reason = Some(format!("the compiler could not be run: {why}")),
-            _ if binary.is_none() => result.verdict = Verdict::CompileError,
-            _ => {}
+        let (language, tools) = (self.language, self.toolchain);
+        let beside = work_files(job);
+        let built =
+            compile(self.slot, self.cache, language, tools, argv, source, beside, job.compile_wall_s)?;
+        result.reason = built.why;
+        if built.binary.is_none() && !built.failed {
+            result.verdict = Verdict::CompileError;
         }
-        result.compile = Some(Compile {
-            ok: binary.is_some(),
-            exit_code,
-            output: Bytes(output),
-            cached: false,
-            wall_ms: ms(out.report.wall_us),
-        });
-        Ok(binary)
+        result.compile = Some(built.compile);
+        Ok(built.binary)
     }
 
     fn parse(&mut self, job: &Job, result: &mut JobResult) -> io::Result<()> {
@@ -277,14 +274,8 @@ pub(crate) fn measured(out: Outcome) -> TestResult {
     }
 }
 
-fn judge_stdio(
-    job: &Job,
-    test: &StdioTest,
-    mut out: Outcome,
-    language: &Language,
-    files: &mut Vec<FetchedFile>,
-    asked: &[String],
-) -> TestResult {
+/// What the run gave, without a judgement of its output.
+fn measured_stdio(mut out: Outcome, files: &mut Vec<FetchedFile>, asked: &[String]) -> TestResult {
     for (path, got) in asked.iter().zip(std::mem::take(&mut out.report.fetched)) {
         let (data, error) = match got {
             Fetched::Data(d) => (Some(Bytes(d)), None),
@@ -292,17 +283,48 @@ fn judge_stdio(
         };
         files.push(FetchedFile { path: path.clone(), data, error });
     }
-    let mut t = measured(out);
+    measured(out)
+}
+
+/// What the output is to be held against: nothing where the program was killed at a limit.
+fn output_to_judge<'a>(t: &TestResult, test: &'a StdioTest) -> Option<&'a [u8]> {
     let ended = matches!(t.verdict, Verdict::Pass | Verdict::RuntimeError);
-    if ended && !t.truncated {
-        t.matched = test.expected.as_ref().map(|e| job.comparator.matches(&t.stdout, e));
+    test.expected.as_deref().filter(|_| ended && !t.truncated)
+}
+
+/// A checker that does not judge leaves a program that ended well unscored, and one that failed as it is.
+fn hold_by_checker(
+    t: &mut TestResult,
+    checker: &mut Result<checker::Ready<'_>, String>,
+    test: &StdioTest,
+    expected: &[u8],
+) {
+    let ruling = match checker {
+        Ok(ready) => ready.ask(test, &t.stdout, expected),
+        Err(why) => Ruling::None(why.clone()),
+    };
+    match ruling {
+        Ruling::Right => t.matched = Some(true),
+        Ruling::Wrong(said) => {
+            t.matched = Some(false);
+            t.reason = (!said.is_empty()).then(|| format!("the checker: {said}"));
+        }
+        Ruling::None(why) => {
+            if t.verdict == Verdict::Pass {
+                t.verdict = Verdict::Unscored;
+            }
+            t.reason = Some(why);
+        }
     }
+}
+
+/// The verdict from the end and the match.
+fn settle_test(t: &mut TestResult, language: &Language) {
     match t.verdict {
         Verdict::Pass if t.matched == Some(false) => t.verdict = Verdict::WrongAnswer,
-        Verdict::RuntimeError if language.name == "python" => t.verdict = python_failure(&t),
+        Verdict::RuntimeError if language.name == "python" => t.verdict = python_failure(t),
         _ => {}
     }
-    t
 }
 
 /// A refused allocation is an exception in Python, so the kernel's limit shows as an ordinary traceback.

@@ -120,7 +120,7 @@ impl Judge<'_> {
         let tolerance = if let Comparator::Float { tolerance } = job.comparator { tolerance } else { 0.0 };
         let wait = Duration::from_secs_f64(job.limits.wall_s.clamp(0.0, 1e6));
         // After a crash or a time-out a new process goes on with the next test.
-        while result.tests.len() < tests.len() {
+        while result.tests.len() < tests.len() && !self.cancel.is_cancelled() {
             let left = &tests[result.tests.len()..];
             let brief =
                 Brief { part: Part::Calls, source: &job.code, extra: &Value::None, tests: left.len() };

@@ -13,9 +13,13 @@
 //! # Ok::<(), sandbox::SandboxError>(())
 //! ```
 
+mod bigint;
 mod bytes;
 mod calls;
+mod checker;
 mod compare;
+mod compile;
+mod compile_cache;
 mod config;
 pub mod fusion;
 mod helper;
@@ -30,8 +34,9 @@ mod value;
 pub mod wire;
 
 pub use bytes::Bytes;
+pub use checker::Checker;
 pub use compare::Comparator;
-pub use config::{Config, NetPolicy, SandboxError, Tier};
+pub use config::{CacheConfig, Config, NetPolicy, SandboxError, Tier};
 pub use job::{
     Call, Compile, FetchedFile, File, Grade, Job, JobResult, Limits, Mode, Profile, StdioTest, TestResult,
     Verdict,

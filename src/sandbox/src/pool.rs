@@ -1,11 +1,13 @@
 //! The sandbox: a fixed number of slots, and batches over them.
 
+use crate::checker;
+use crate::compile_cache::CompileCache;
 use crate::config::{Config, NetPolicy, SandboxError, Tier};
 use crate::helper;
 use crate::job::{Job, JobResult};
-use crate::judge::Judge;
-use crate::lang::{self, Toolchain};
-use crate::slot_handle::SlotHandle;
+use crate::judge::{CANCELLED, Judge};
+use crate::lang::{self, Language, Toolchain};
+use crate::slot_handle::{LOOK_EVERY, SlotHandle};
 use slot::wire::{Hello, Setup};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,7 +20,7 @@ const RUN_AS: u32 = 1_987_654_321;
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
-    /// Jobs that have not begun come back `unscored`.
+    /// Jobs that have not ended come back `unscored`; programs that run are killed.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -39,6 +41,8 @@ pub struct Sandbox {
     tier: Tier,
     /// The warm interpreter's version, or why there is none.
     warm: Result<String, String>,
+    /// Where compiled programs are kept, or why nowhere.
+    cache: Result<CompileCache, String>,
     free: Mutex<Vec<Pair>>,
     returned: Condvar,
 }
@@ -49,6 +53,8 @@ pub struct Sandbox {
 struct Pair {
     main: Option<SlotHandle>,
     tester: Option<SlotHandle>,
+    /// The CPU that both keep to.
+    cpu: Option<usize>,
 }
 
 impl Sandbox {
@@ -62,14 +68,20 @@ impl Sandbox {
         if let Some(Err(e)) = python {
             return Err(SandboxError::Language(e.clone()));
         }
-        let (setup, first, warm) = first_slot(&config, &toolchains)?;
+        let cpus = cpus_to_pin(&config);
+        let cpu = |i: usize| cpus.get(i % cpus.len().max(1)).copied();
+        let (setup, first, warm) = first_slot(&config, &toolchains, cpu(0))?;
         let hello = first.hello.clone();
         let (tier, why) = tier_of(&hello, config.net);
         if tier < config.tier_min {
             return Err(SandboxError::Tier { got: tier, want: config.tier_min, why });
         }
-        let mut free = vec![Pair { main: Some(first), tester: None }];
-        free.resize_with(config.slots.max(1), Pair::default);
+        let mut free = vec![Pair { main: Some(first), tester: None, cpu: cpu(0) }];
+        free.extend((1..config.slots.max(1)).map(|i| Pair { cpu: cpu(i), ..Pair::default() }));
+        let cache = match &config.compile_cache {
+            Some(c) => CompileCache::open(&c.dir, c.max_mb << 20),
+            None => Err("switched off by the caller, or there is no home to keep programs in".into()),
+        };
         free.reverse(); // the slot that stands is taken first
         Ok(Self {
             config,
@@ -78,6 +90,7 @@ impl Sandbox {
             hello,
             tier,
             warm,
+            cache,
             free: Mutex::new(free),
             returned: Condvar::new(),
         })
@@ -97,6 +110,14 @@ impl Sandbox {
         self.warm.as_deref().map_err(String::as_str)
     }
 
+    /// The directory in which compiled programs are kept; or why they are not.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn compile_cache(&self) -> Result<&std::path::Path, &str> {
+        self.cache.as_ref().map(CompileCache::dir).map_err(String::as_str)
+    }
+
     /// What the first slot said of itself.
     pub(crate) fn hello(&self) -> &Hello {
         &self.hello
@@ -110,20 +131,43 @@ impl Sandbox {
         lang::names().into_iter().zip(found).collect()
     }
 
+    fn tools(&self, language: &str) -> Result<Tools<'_>, String> {
+        let index = lang::by_name(language)
+            .ok_or_else(|| format!("language {language:?} is not one of {}", lang::names().join(", ")))?;
+        let toolchain = self.toolchains[index].as_ref().map_err(Clone::clone)?;
+        Ok((lang::table()[index], toolchain))
+    }
+
+    /// Whether the job can be run here at all, and what runs it and its checker.
+    fn fitting(&self, job: &Job) -> Result<(Tools<'_>, Option<Tools<'_>>), String> {
+        job.check()?;
+        let bytes: usize = job.files.iter().map(|f| f.data.len()).sum();
+        if bytes as u64 > self.config.scratch_mb << 20 {
+            return Err(format!("files: {bytes} bytes; scratch space is {} MiB", self.config.scratch_mb));
+        }
+        let checker = checker::of(job).map(|c| self.tools(&c.language)).transpose();
+        Ok((self.tools(&job.language)?, checker.map_err(|e| format!("comparator: checker: {e}"))?))
+    }
+
     /// Runs one job on the next free slot, in this thread.
     #[must_use]
     pub fn run(&self, job: &Job) -> JobResult {
-        let Some(index) = lang::by_name(&job.language) else {
-            let known = lang::names().join(", ");
-            let reason = format!("language {:?} is not one of {known}", job.language);
-            return JobResult::unscored(job, self.tier, reason);
+        self.run_until(job, &Cancel::default())
+    }
+
+    /// As [`Sandbox::run`]; a job that has not ended when `cancel` is set comes back `unscored`, at most a moment later.
+    #[must_use]
+    pub fn run_until(&self, job: &Job, cancel: &Cancel) -> JobResult {
+        let ((language, toolchain), checker) = match self.fitting(job) {
+            Ok(tools) => tools,
+            Err(e) => return JobResult::unscored(job, self.tier, e),
         };
-        let toolchain = match &self.toolchains[index] {
-            Ok(t) => t,
-            Err(e) => return JobResult::unscored(job, self.tier, e.clone()),
+        let Some(pair) = self.take(cancel) else {
+            return JobResult::unscored(job, self.tier, CANCELLED.into());
         };
-        let mut place = Place { sandbox: self, pair: self.take() };
-        let start = || SlotHandle::start(&self.setup, self.config.runs_per_slot);
+        let mut place = Place { sandbox: self, pair };
+        let cpu = place.pair.cpu;
+        let start = || SlotHandle::start(&self.setup, self.config.runs_per_slot, cpu);
         let pair = &mut place.pair;
         for (slot, needed) in [(&mut pair.main, true), (&mut pair.tester, job.needs_tester())] {
             if !needed || slot.is_some() {
@@ -141,8 +185,12 @@ impl Sandbox {
         let Some(slot) = pair.main.as_mut() else {
             return JobResult::unscored(job, self.tier, "no slot".into());
         };
-        let language = lang::table()[index];
-        Judge { slot, tester: pair.tester.as_mut(), tier: self.tier, language, toolchain }.job(job)
+        let mut tester = pair.tester.as_mut();
+        for slot in [Some(&mut *slot), tester.as_deref_mut()].into_iter().flatten() {
+            slot.cancel = cancel.clone();
+        }
+        let (tier, cache) = (self.tier, self.cache.as_ref().ok());
+        Judge { slot, tester, tier, language, toolchain, checker, cache, cancel }.job(job)
     }
 
     /// Runs jobs in parallel, one thread per slot; results come in the order of the jobs.
@@ -151,7 +199,7 @@ impl Sandbox {
         self.run_batch_until(jobs, &Cancel::default())
     }
 
-    /// As [`Sandbox::run_batch`]; jobs that have not begun when `cancel` is set come back `unscored`.
+    /// As [`Sandbox::run_batch`]; jobs that have not ended when `cancel` is set come back `unscored`.
     #[must_use]
     pub fn run_batch_until(&self, jobs: &[Job], cancel: &Cancel) -> Vec<JobResult> {
         let results: Vec<_> = jobs.iter().map(|_| Mutex::new(None)).collect();
@@ -180,9 +228,9 @@ impl Sandbox {
                 let Some((i, job)) = lock(&jobs).next() else { return };
                 let job = job.borrow();
                 let result = if cancel.is_cancelled() {
-                    JobResult::unscored(job, self.tier, "the batch was cancelled".into())
+                    JobResult::unscored(job, self.tier, CANCELLED.into())
                 } else {
-                    self.run(job)
+                    self.run_until(job, cancel)
                 };
                 done(i, result);
             }
@@ -195,15 +243,39 @@ impl Sandbox {
         });
     }
 
-    fn take(&self) -> Pair {
+    /// The next free place; `None` when the batch is cancelled before there is one.
+    fn take(&self, cancel: &Cancel) -> Option<Pair> {
         let mut free = lock(&self.free);
         loop {
-            match free.pop() {
-                Some(pair) => return pair,
-                None => free = self.returned.wait(free).unwrap_or_else(PoisonError::into_inner),
+            if let Some(pair) = free.pop() {
+                return Some(pair);
             }
+            if cancel.is_cancelled() {
+                return None;
+            }
+            free = self.returned.wait_timeout(free, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+}
+
+/// A language and what runs it here.
+type Tools<'a> = (&'static Language, &'a Toolchain);
+
+/// The CPUs of this process, in order, when slots are to keep to one each: where there are slots for all of them. A batch
+/// system's set is honoured, since it is this process' own.
+fn cpus_to_pin(config: &Config) -> Vec<usize> {
+    // SAFETY: the set lives on our stack, where all zeroes is valid.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) != 0 {
+            return Vec::new(); // more CPUs than a set of this size holds
+        }
+        set
+    };
+    // SAFETY: reads a bit of the set; the index is below its size.
+    let allowed = (0..libc::CPU_SETSIZE as usize).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) });
+    let cpus: Vec<_> = allowed.collect();
+    if config.pin && config.slots >= cpus.len() { cpus } else { Vec::new() }
 }
 
 /// Gives the slot back whatever happens in between.
@@ -256,7 +328,11 @@ fn setup(config: &Config, toolchains: &[Result<Toolchain, String>]) -> Setup {
 type FirstSlot = (Arc<Setup>, SlotHandle, Result<String, String>);
 
 /// The first slot, with a warm interpreter if it can be had: without one Python runs are slower, not less safe.
-fn first_slot(config: &Config, toolchains: &[Result<Toolchain, String>]) -> Result<FirstSlot, SandboxError> {
+fn first_slot(
+    config: &Config,
+    toolchains: &[Result<Toolchain, String>],
+    cpu: Option<usize>,
+) -> Result<FirstSlot, SandboxError> {
     let cold = setup(config, toolchains);
     let python = lang::by_name("python").and_then(|i| toolchains[i].as_ref().ok());
     let warm = match python {
@@ -268,14 +344,14 @@ fn first_slot(config: &Config, toolchains: &[Result<Toolchain, String>]) -> Resu
             let (argv, env) = lang::zygote_command(t);
             (setup.zygote_argv, setup.zygote_env) = (argv, env);
             let setup = Arc::new(setup);
-            match SlotHandle::start(&setup, config.runs_per_slot) {
+            match SlotHandle::start(&setup, config.runs_per_slot, cpu) {
                 Ok(slot) => return Ok((setup, slot, Ok(t.version.clone()))),
                 Err(e) => Err(e.to_string()),
             }
         }
     };
     let setup = Arc::new(cold);
-    let slot = SlotHandle::start(&setup, config.runs_per_slot)?;
+    let slot = SlotHandle::start(&setup, config.runs_per_slot, cpu)?;
     Ok((setup, slot, warm))
 }
 

@@ -48,6 +48,10 @@ pub fn probe(config: &Config) -> Probe {
         Ok(version) => format!("Python runs are forks of a warm interpreter ({version})"),
         Err(why) => format!("Python runs start an interpreter each: {why}"),
     });
+    facts.push(match sandbox.compile_cache() {
+        Ok(dir) => format!("compiled programs are kept in {}", dir.display()),
+        Err(why) => format!("every compiled program is compiled anew: {why}"),
+    });
     let languages = sandbox.languages().into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
     Probe { tier: Some(sandbox.tier()), facts, languages }
 }

@@ -2,6 +2,7 @@
 
 use crate::config::SandboxError;
 use crate::helper;
+use crate::pool::Cancel;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::MFdFlags;
 use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, shutdown, socketpair};
@@ -13,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A slot that does not stand after this long never will.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -21,6 +22,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 const REPORT_GRACE: Duration = Duration::from_secs(10);
 /// How long an idle slot may take to leave when asked to.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How often a wait looks whether the batch has been cancelled.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A running slot. Dropping it ends every process in it.
 pub(crate) struct SlotHandle {
@@ -38,6 +42,10 @@ pub(crate) struct SlotHandle {
     retired: bool,
     /// What lies in its `/prog`.
     program: u64,
+    /// The CPU that it and its replacements keep to.
+    cpu: Option<usize>,
+    /// Of the batch that it works for: a run that goes on when it is set is stopped.
+    pub cancel: Cancel,
 }
 
 /// What a run gave.
@@ -50,7 +58,7 @@ pub(crate) struct Outcome {
 
 impl SlotHandle {
     /// Starts the helper and waits for its word.
-    pub fn start(setup: &Arc<Setup>, runs_max: u64) -> Result<Self, SandboxError> {
+    pub fn start(setup: &Arc<Setup>, runs_max: u64, cpu: Option<usize>) -> Result<Self, SandboxError> {
         let (ours, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .map_err(|e| SandboxError::Helper(e.into()))?;
@@ -62,6 +70,9 @@ impl SlotHandle {
             .stderr(Stdio::null())
             .spawn()
             .map_err(SandboxError::Helper)?;
+        if let Some(cpu) = cpu {
+            pin(keeper.id(), cpu); // before it is told to build anything: what it starts inherits this
+        }
         let mut slot = Self {
             keeper,
             socket: ours,
@@ -72,6 +83,8 @@ impl SlotHandle {
             runs_max,
             retired: false,
             program: 0,
+            cpu,
+            cancel: Cancel::default(),
         };
         let fail = |e: io::Error| SandboxError::Slot(e.to_string());
         net::send(slot.socket.as_raw_fd(), &setup.encode(), &[]).map_err(fail)?;
@@ -82,9 +95,19 @@ impl SlotHandle {
 
     fn receive(&mut self, timeout: Duration, spare: Option<&OwnedFd>) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
         let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-        let ms = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        let mut deadline = Instant::now() + timeout;
+        let mut told = false;
         loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let ms = PollTimeout::try_from(left.min(LOOK_EVERY)).unwrap_or(PollTimeout::ZERO);
             match poll(&mut fds, ms) {
+                Ok(0) if !left.is_zero() => {
+                    if self.cancel.is_cancelled() && !told {
+                        told = true;
+                        self.stop()?;
+                        deadline = Instant::now() + REPORT_GRACE;
+                    }
+                }
                 Ok(0) => {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, "the slot did not answer in time"));
                 }
@@ -106,8 +129,9 @@ impl SlotHandle {
     /// Starts a run, with a channel for the program if one is given. [`SlotHandle::finish`] must follow.
     pub fn begin(&mut self, run: &Run, stdin: &[u8], channel: Option<OwnedFd>) -> io::Result<Running> {
         if self.retired || self.runs >= self.runs_max {
-            let promised = self.hello.clone();
-            *self = Self::start(&self.setup, self.runs_max).map_err(io::Error::other)?;
+            let (promised, cancel) = (self.hello.clone(), self.cancel.clone());
+            *self = Self::start(&self.setup, self.runs_max, self.cpu).map_err(io::Error::other)?;
+            self.cancel = cancel;
             if self.hello != promised {
                 self.retired = true;
                 return Err(io::Error::other("a new slot does not isolate as the one before it did"));
@@ -157,6 +181,18 @@ impl SlotHandle {
         let (stdout, cut_out) = read_bounded(running.stdout, running.output)?;
         let (stderr, cut_err) = read_bounded(running.stderr, running.output)?;
         Ok(Outcome { report, stdout, stderr, truncated: cut_out || cut_err })
+    }
+}
+
+/// Keeps a process to one CPU. A refusal costs speed only.
+fn pin(pid: u32, cpu: usize) {
+    // SAFETY: the set lives on our stack, where all zeroes is valid; the macro checks the index.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if cpu < libc::CPU_SETSIZE as usize {
+            libc::CPU_SET(cpu, &mut set);
+            libc::sched_setaffinity(pid.cast_signed(), size_of::<libc::cpu_set_t>(), &raw const set);
+        }
     }
 }
 

@@ -54,9 +54,11 @@ impl From<&Json> for Value {
             },
             Json::String(s) => Self::Str(s.clone().into_bytes()),
             Json::Array(items) => Self::List(items.iter().map(Self::from).collect()),
-            Json::Object(map) => Self::Dict(
-                map.iter().map(|(k, v)| (Self::Str(k.clone().into_bytes()), Self::from(v))).collect(),
-            ),
+            Json::Object(map) => crate::bigint::unwrap(map).unwrap_or_else(|| {
+                Self::Dict(
+                    map.iter().map(|(k, v)| (Self::Str(k.clone().into_bytes()), Self::from(v))).collect(),
+                )
+            }),
         }
     }
 }

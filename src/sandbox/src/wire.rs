@@ -3,12 +3,13 @@
 //! Results are [`JobResult`]s as they serialize. Everything that is bytes may come as text under its plain name or in
 //! base64 under `NAME_b64`.
 
+use crate::bigint;
 use crate::bytes::Bytes;
 use crate::compare::Comparator;
 use crate::config::Tier;
 use crate::job::{Call, File, Job, JobResult, Limits, Mode, Profile, StdioTest};
 use crate::value::Value;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// One line of a batch.
 #[derive(Debug, Clone, Deserialize)]
@@ -30,8 +31,7 @@ pub struct Request {
     /// `pytest`, `script`: the source of the tests.
     test_code: Option<String>,
     test_code_b64: Option<Bytes>,
-    #[serde(default)]
-    comparator: Comparator,
+    comparator: Option<Comparator>,
     #[serde(default)]
     limits: Limits,
     /// Seconds for a compiler.
@@ -67,8 +67,8 @@ struct Test {
     stdin_b64: Option<Bytes>,
     args: Option<Vec<serde_json::Value>>,
     /// Text for `stdio`, any value for `function`; null in `stdio`: nothing is compared.
-    #[serde(default)]
-    expected: serde_json::Value,
+    #[serde(default, deserialize_with = "there")]
+    expected: Option<serde_json::Value>,
     expected_b64: Option<Bytes>,
 }
 
@@ -109,13 +109,14 @@ impl Request {
     /// # Errors
     /// What is wrong with it, with the column.
     pub fn parse(line: &[u8]) -> Result<Self, BadRequest> {
-        serde_json::from_slice(line).map_err(|e| BadRequest::Json(e.to_string()))
+        serde_json::from_slice(&bigint::wrap(line)).map_err(|e| BadRequest::Json(e.to_string()))
     }
 
     /// The job that it asks for.
     ///
     /// # Errors
-    /// A field that its mode needs is missing, or one is given twice.
+    /// A field that its mode needs is missing, one is there that means nothing in it, or one is given twice; a limit of
+    /// nothing; a path that leaves the working directory.
     pub fn into_job(self) -> Result<Job, BadRequest> {
         let test_code = one("test_code", self.test_code, self.test_code_b64)?;
         let name = self.mode.unwrap_or(match (&self.entry, &test_code) {
@@ -123,27 +124,54 @@ impl Request {
             (None, Some(_)) => ModeName::Pytest,
             (None, None) => ModeName::Stdio,
         });
+        // A field that is not looked at would be a mistake that nobody sees.
+        let foreign = [
+            ("entry", self.entry.is_some(), name != ModeName::Function),
+            ("test_code", test_code.is_some(), !matches!(name, ModeName::Pytest | ModeName::Script)),
+            ("tests", !self.tests.is_empty(), !matches!(name, ModeName::Stdio | ModeName::Function)),
+            ("comparator", self.comparator.is_some(), !matches!(name, ModeName::Stdio | ModeName::Function)),
+        ];
+        if let Some((field, ..)) = foreign.into_iter().find(|(_, there, foreign)| *there && *foreign) {
+            let text = format!(
+                "{field} means nothing in the mode {}; leave it out, or say another mode",
+                name.word()
+            );
+            return Err(BadRequest::Field(text));
+        }
+        let comparator = self.comparator.unwrap_or_default();
+        let numbered = |tests: Vec<Test>| tests.into_iter().enumerate();
+        let at = |i: usize| move |e: BadRequest| BadRequest::Field(format!("tests[{i}]: {e}"));
         let mode = match name {
-            ModeName::Stdio => {
-                Mode::Stdio { tests: self.tests.into_iter().map(stdio).collect::<Result<_, _>>()? }
-            }
-            ModeName::Function => Mode::Function {
-                entry: need("entry", self.entry)?,
-                tests: self.tests.into_iter().map(call).collect::<Result<_, _>>()?,
+            ModeName::Stdio => Mode::Stdio {
+                tests: numbered(self.tests)
+                    .map(|(i, t)| stdio(t).map_err(at(i)))
+                    .collect::<Result<_, _>>()?,
             },
+            ModeName::Function => {
+                if !matches!(comparator, Comparator::ExactStripped | Comparator::Float { .. }) {
+                    let text = "comparator: values of a function are compared as values; only float makes sense with them";
+                    return Err(BadRequest::Field(text.into()));
+                }
+                Mode::Function {
+                    entry: need("entry", self.entry)?,
+                    tests: numbered(self.tests)
+                        .map(|(i, t)| call(t).map_err(at(i)))
+                        .collect::<Result<_, _>>()?,
+                }
+            }
             ModeName::Pytest => Mode::Pytest { test_code: need("test_code", test_code)? },
             ModeName::Script => Mode::Script { test_code: need("test_code", test_code)? },
             ModeName::Parse => Mode::Parse,
         };
         let code = need("code", one("code", self.code, self.code_b64)?)?;
-        let files = self
-            .files
-            .into_iter()
-            .map(|f| Ok(File { data: need("data", one("data", f.data, f.data_b64)?)?, path: f.path }));
+        let files = self.files.into_iter().enumerate().map(|(i, f)| {
+            let data = one("data", f.data, f.data_b64).and_then(|d| need("data", d));
+            Ok(File { data: data.map_err(|e| BadRequest::Field(format!("files[{i}]: {e}")))?, path: f.path })
+        });
         let plain = Job::stdio(self.id, self.language, code);
-        Ok(Job {
+        let job = Job {
             mode,
-            comparator: self.comparator,
+            comparator,
             limits: self.limits,
             compile_wall_s: self.compile_wall_s.unwrap_or(plain.compile_wall_s),
             files: files.collect::<Result<_, BadRequest>>()?,
@@ -151,7 +179,21 @@ impl Request {
             stop_on_first_failure: self.stop_on_first_failure,
             profile: self.profile,
             ..plain
-        })
+        };
+        job.check().map_err(BadRequest::Field)?;
+        Ok(job)
+    }
+}
+
+impl ModeName {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Stdio => "stdio",
+            Self::Function => "function",
+            Self::Pytest => "pytest",
+            Self::Script => "script",
+            Self::Parse => "parse",
+        }
     }
 }
 
@@ -162,9 +204,9 @@ fn stdio(t: Test) -> Result<StdioTest, BadRequest> {
         ));
     }
     let expected = match t.expected {
-        serde_json::Value::Null => None,
-        serde_json::Value::String(s) => Some(s),
-        other => {
+        None | Some(serde_json::Value::Null) => None,
+        Some(serde_json::Value::String(s)) => Some(s),
+        Some(other) => {
             return Err(BadRequest::Field(format!("expected is {other}; a stdio test wants text or null")));
         }
     };
@@ -175,8 +217,20 @@ fn stdio(t: Test) -> Result<StdioTest, BadRequest> {
 }
 
 fn call(t: Test) -> Result<Call, BadRequest> {
+    if t.stdin.is_some() || t.stdin_b64.is_some() || t.expected_b64.is_some() {
+        return Err(BadRequest::Field(
+            "a call has args and expected; stdin and expected_b64 belong to stdio".into(),
+        ));
+    }
     let args = need("args", t.args)?;
-    Ok(Call { args: args.iter().map(Value::from).collect(), expected: Value::from(&t.expected) })
+    // null is a value that a function may return, so its absence cannot stand for it.
+    let expected = need("expected", t.expected)?;
+    Ok(Call { args: args.iter().map(Value::from).collect(), expected: Value::from(&expected) })
+}
+
+/// Tells a field that is null from one that is not there.
+fn there<'de, D: Deserializer<'de>>(d: D) -> Result<Option<serde_json::Value>, D::Error> {
+    serde_json::Value::deserialize(d).map(Some)
 }
 
 /// One line of a batch as a job; a line that is none gives the result that says so, under its `id` where it has one.
@@ -235,6 +289,27 @@ mod tests {
         assert!(error(r#"{"id":"a","code":"x","limts":{}}"#).contains("limts"));
         assert!(error(r#"{"id":"a","code":"x","tests":[{"stdin":"","expected":5}]}"#).contains('5'));
         assert!(error(r#"{"id":"a","code":"x","mode":"function"}"#).contains("entry"));
+        let line = |rest: &str| error(&format!(r#"{{"id":"a","code":"x",{rest}}}"#));
+        assert!(line(r#""entry":"f","tests":[{"args":[]}]"#).contains("tests[0]: expected is missing"));
+        assert!(line(r#""tests":[{},{"args":[1]}]"#).contains("tests[1]: args"));
+        assert!(
+            line(r#""test_code":"y","tests":[{"stdin":"x"}]"#)
+                .contains("tests means nothing in the mode pytest")
+        );
+        assert!(line(r#""mode":"stdio","entry":"f""#).contains("entry means nothing"));
+        assert!(line(r#""entry":"f","comparator":"tokens""#).contains("comparator"));
+        assert!(line(r#""limits":{"wall_s":0}"#).contains("wall_s is 0"));
+        assert!(line(r#""limits":{"memory_mb":0}"#).contains("memory_mb"));
+        assert!(line(r#""limits":{"memory_mb":-5}"#).contains("-5"));
+        assert!(line(r#""compile_wall_s":-1"#).contains("compile_wall_s"));
+        assert!(line(r#""files":[{"path":"../x","data":""}]"#).contains("files[0]"));
+        assert!(line(r#""files":[{"path":"x","data":""},{"path":"x","data":""}]"#).contains("twice"));
+        assert!(line(r#""files":[{"path":"x"}]"#).contains("files[0]: data is missing"));
+        assert!(line(r#""comparator":"token""#).contains("tokens"), "the known names are listed");
+        assert!(line(r#""comparator":{"float":{"tolerance":-1}}"#).contains("tolerance"));
+        assert!(line(r#""comparator":{"checker":{"language":"python"}}"#).contains("code of the checker"));
+        assert!(line(r#""comparator":{"checker":{"code":"x"}},"entry":"f""#).contains("comparator"));
+        assert!(line(r#""tests":[{"stdin_b64":"?"}]"#).contains("column"));
         assert!(error("{").contains("column"));
         let r = job_of_line(7, br#"{"id":"q","nope":1}"#, Tier::B).expect_err("a mistake");
         assert_eq!((r.id.as_str(), r.verdict), ("q", crate::Verdict::Unscored));

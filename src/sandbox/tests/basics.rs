@@ -6,7 +6,8 @@ use sandbox::{
 use std::sync::Mutex;
 
 fn start(slots: usize) -> Sandbox {
-    Sandbox::start(Config { slots, ..Config::default() }).expect("a sandbox can be built here")
+    Sandbox::start(Config { slots, compile_cache: None, ..Config::default() })
+        .expect("a sandbox can be built here")
 }
 
 fn verdict(sandbox: &Sandbox, job: Job) -> Verdict {

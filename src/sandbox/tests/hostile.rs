@@ -52,6 +52,7 @@ fn spawn(campaign: &str, user: Option<u32>) {
     }
     let home = place.path().join("home");
     let mut command = Command::new(exe);
+    command.env("BESSEMER_COMPILE_CACHE", "off"); // nothing of ours may be written to the home either
     command.args(["--ignored", "--exact", "campaign_in_this_process", "--nocapture", "--test-threads=1"]);
     command.env(CAMPAIGN, campaign).env(PROGRAMS, &files).current_dir(place.path());
     canaries::plant(&mut command, &home, user);

@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::failure::{Failure, Result};
 use clap::{Args, Subcommand};
 use record::exit;
-use sandbox::{Config, Sandbox, Tier};
+use sandbox::{CacheConfig, Config, Sandbox, Tier};
 use std::path::PathBuf;
 
 /// What may be typed behind `bessemer sandbox`.
@@ -34,6 +34,9 @@ pub struct Slots {
     /// Python interpreter: a name on PATH or a path
     #[arg(long, value_name = "PROGRAM", default_value = "python3")]
     python: PathBuf,
+    /// Where compiled programs are kept, or `off` [default: bessemer/compiled in the user's cache directory]
+    #[arg(long, value_name = "DIR", env = "BESSEMER_COMPILE_CACHE")]
+    compile_cache: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -100,8 +103,17 @@ impl Slots {
             slots: self.slots.unwrap_or(default.slots).max(1),
             tier_min: self.tier_min,
             python: self.python.clone(),
+            compile_cache: match &self.compile_cache {
+                Some(off) if off.as_os_str() == "off" => None,
+                Some(dir) => Some(CacheConfig { dir: dir.clone(), max_mb: 512 }),
+                None => default.compile_cache.clone(),
+            },
             ..default
         };
-        Sandbox::start(config).map_err(|e| Failure::new(exit::SETUP_FAILED, e))
+        let sandbox = Sandbox::start(config).map_err(|e| Failure::new(exit::SETUP_FAILED, e))?;
+        match (&self.compile_cache, sandbox.compile_cache()) {
+            (Some(dir), Err(why)) if dir.as_os_str() != "off" => Err(Failure::new(exit::USER_ERROR, why)),
+            _ => Ok(sandbox),
+        }
     }
 }
