@@ -210,7 +210,8 @@ impl Config {
                 doc["attention_bias"] = json!(spec.o_bias);
                 doc["sliding_window"] = json!(window);
                 doc["layer_types"] = json!(types);
-                doc["query_pre_attn_scalar"] = json!(spec.query_scalar);
+                // transformers insists on a whole number here
+                doc["query_pre_attn_scalar"] = json!(spec.query_scalar.map(|q| q as i64));
                 doc["attn_logit_softcapping"] = json!(spec.attention_cap);
                 doc["final_logit_softcapping"] = json!(spec.logit_cap);
             }

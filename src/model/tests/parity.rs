@@ -179,27 +179,25 @@ fn chat_templates_render_byte_for_byte_as_in_transformers() {
 #[ignore = "needs the Python environment of tests/parity/setup.sh"]
 fn peft_reads_our_adapters_and_transformers_our_merged_models() {
     let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.venv-parity/bin/python");
-    let script = golden().join("../exchange.py");
+    let dir = tempfile::tempdir().unwrap();
+    let ids = Tensor::arange_start(3, 33, (Kind::Int64, Device::Cpu)).view([1, -1]);
+    let mut ours = BTreeMap::new();
     for name in MODELS {
-        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join(name);
         let mut m = Model::load(&golden().join(name), Precision::Fp32, Device::Cpu).unwrap();
-        m.save(&dir.path().join("base")).unwrap();
+        m.save(&place.join("base")).unwrap();
         let p = record::params::LoraParams { r: 3, alpha: 12.0, ..Default::default() };
         m.decoder.add_adapter(&p).unwrap();
         tch::no_grad(|| m.decoder.trainable().into_iter().for_each(|(_, mut t)| drop(t.normal_(0.0, 0.1))));
-        m.save_adapter(&dir.path().join("adapter"), "base").unwrap();
-        let ids = Tensor::arange_start(3, 33, (Kind::Int64, Device::Cpu)).view([1, -1]);
-        let ours = logits(&m.decoder, &ids, None).view(-1);
-        let out = std::process::Command::new(&python)
-            .arg(&script)
-            .arg(dir.path().join("base"))
-            .arg(dir.path().join("adapter"))
-            .output()
-            .unwrap();
-        let text = String::from_utf8(out.stdout).unwrap();
-        let theirs: Vec<f32> = serde_json::from_str(text.trim())
-            .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&out.stderr)));
-        let worst = difference(&ours, &Tensor::from_slice(&theirs));
+        m.save_adapter(&place.join("adapter"), "base").unwrap();
+        ours.insert(name, logits(&m.decoder, &ids, None).view(-1));
+    }
+    let script = golden().join("../exchange.py");
+    let out = std::process::Command::new(&python).arg(&script).arg(dir.path()).output().unwrap();
+    let theirs: BTreeMap<String, Vec<f32>> = serde_json::from_slice(&out.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&out.stderr)));
+    for (name, ours) in ours {
+        let worst = difference(&ours, &Tensor::from_slice(&theirs[name]));
         assert!(worst < 2e-5, "{name}: {worst}");
     }
 }

@@ -12,7 +12,7 @@ mod tuning;
 
 pub use data::{CommandParams, CorpusParams, EvalParams, Keep, SampleParams, ServeParams, Split};
 pub use rl::{Algorithm, Oracle, Profile, RewardMode, RlParams};
-pub use tuning::{BaseParams, LoraParams, Precision, Schedule, SftParams};
+pub use tuning::{BaseParams, LoraParams, Precision, Quantization, Schedule, SftParams};
 
 /// Kind and parameters of a task; serialises as `{"kind": "sft", "params": {...}}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -105,6 +105,12 @@ impl Params {
     #[must_use]
     pub fn contradictions(&self) -> Vec<(&'static str, String)> {
         let mut found = Vec::new();
+        if let Params::Sft(SftParams { lora: None, quantization: Quantization::Nf4, .. })
+        | Params::Rl(RlParams { lora: None, quantization: Quantization::Nf4, .. }) = self
+        {
+            let message = "4-bit weights are frozen: give a `lora` to train, or set quantization none";
+            found.push(("quantization", message.to_owned()));
+        }
         match self {
             Params::Base(p) => {
                 if p.heads > 0 && (p.hidden % p.heads != 0 || (p.hidden / p.heads) % 2 != 0) {

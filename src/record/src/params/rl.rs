@@ -1,6 +1,6 @@
 //! Parameters of reinforcement learning.
 
-use super::tuning::{LoraParams, Precision};
+use super::tuning::{LoraParams, Precision, Quantization};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +60,8 @@ pub struct RlParams {
     pub lora: Option<LoraParams>,
     /// Number format of weights and activations.
     pub precision: Precision,
+    /// How the frozen weights under the adapter are stored; anything but `none` needs `lora`.
+    pub quantization: Quantization,
     /// Rounds of rollouts and updates.
     #[schemars(range(min = 1))]
     pub episodes: u32,
@@ -130,6 +132,7 @@ impl Default for RlParams {
             reward: RewardMode::PartialCredit,
             lora: Some(LoraParams::default()),
             precision: Precision::Fp32,
+            quantization: Quantization::None,
             episodes: 30,
             prompts: 16,
             rollouts: 8,

@@ -14,6 +14,17 @@ pub enum Precision {
     Bf16,
 }
 
+/// How the frozen weights under an adapter are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Quantization {
+    /// As numbers of `precision`.
+    #[default]
+    None,
+    /// The layers' linear weights in 4 bits (QLoRA): 4.5 bits per weight, unpacked for each product.
+    Nf4,
+}
+
 /// Learning-rate schedule after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -126,6 +137,8 @@ pub struct SftParams {
     pub lora: Option<LoraParams>,
     /// Number format of weights and activations.
     pub precision: Precision,
+    /// How the frozen weights under the adapter are stored; anything but `none` needs `lora`.
+    pub quantization: Quantization,
     /// Passes over the data.
     #[schemars(range(min = 1))]
     pub epochs: u32,
@@ -164,6 +177,7 @@ impl Default for SftParams {
             seed: 0,
             lora: Some(LoraParams::default()),
             precision: Precision::Fp32,
+            quantization: Quantization::None,
             epochs: 3,
             max_steps: 0,
             batch: 4,

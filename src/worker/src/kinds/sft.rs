@@ -18,7 +18,7 @@ pub fn run(cx: &mut Context, p: &SftParams) -> Result<Ending> {
             Failure::user("sft: batch, accumulation and epochs (or max_steps) must be at least 1").into()
         );
     }
-    let (mut model, base) = training::load(cx, "model", p.precision)?;
+    let (mut model, base) = training::load(cx, "model", p.precision, p.quantization)?;
     let data = data_file(&cx.input("data")?)?;
     let context = usize::try_from(model.decoder.config.context).unwrap_or(usize::MAX);
     let (rows, skipped) = encode(&model, &read(&data)?, context.min(p.max_tokens as usize))?;

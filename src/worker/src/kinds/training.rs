@@ -4,7 +4,7 @@ use crate::context::{Context, Ending, Report};
 use crate::kinds::device;
 use anyhow::Result;
 use model::Model;
-use record::params::Precision;
+use record::params::{Precision, Quantization};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -35,13 +35,19 @@ impl Host for Attempt<'_> {
     }
 }
 
-/// Loads the model of `role` and says where it was.
+/// Loads the model of `role` and says where it was; its layers' weights are packed to 4 bits where `quantization` says so.
 ///
 /// # Errors
 /// A missing input, a model that cannot be read.
-pub fn load(cx: &Context, role: &str, precision: Precision) -> Result<(Model, PathBuf)> {
+pub fn load(
+    cx: &Context,
+    role: &str,
+    precision: Precision,
+    quantization: Quantization,
+) -> Result<(Model, PathBuf)> {
     let dir = cx.input(role)?;
-    Ok((Model::load(&dir, precision, device())?, dir))
+    let packed = quantization == Quantization::Nf4;
+    Ok((Model::load_quantized(&dir, precision, packed, device())?, dir))
 }
 
 /// Writes the (merged) model and, where there is one, the adapter.
