@@ -11,7 +11,7 @@ use crate::norm::Norm;
 use crate::rope::Rope;
 use crate::shim;
 use crate::spec::{NormKind, soft_cap};
-use crate::weights::Weights;
+use crate::weights::{Entry, Weights};
 use record::params::LoraParams;
 use std::path::Path;
 use std::rc::Rc;
@@ -376,31 +376,42 @@ impl Decoder {
         out
     }
 
-    /// Weights under Hugging Face's names with the adapter merged in.
-    #[must_use]
-    pub fn export(&self) -> Vec<(String, Tensor)> {
-        let mut out = vec![("model.embed_tokens.weight".to_owned(), self.embed.detach())];
+    /// Weights under Hugging Face's names with the adapter merged in, made one at a time.
+    ///
+    /// # Errors
+    /// A number format that the file format lacks.
+    pub fn export(&self) -> Result<Vec<Entry<'_>>> {
+        let mut out = vec![Entry::of("model.embed_tokens.weight".to_owned(), &self.embed)?];
+        let norm = |out: &mut Vec<Entry<'_>>, name: String, norm: &Norm| -> Result<()> {
+            out.push(Entry::of(format!("{name}.weight"), &norm.weight)?);
+            if let Some(b) = &norm.bias {
+                out.push(Entry::of(format!("{name}.bias"), b)?);
+            }
+            Ok(())
+        };
         for (i, l) in self.layers.iter().enumerate() {
-            for (name, norm) in l.norms.named() {
-                put_norm(&mut out, format!("model.layers.{i}.{name}"), norm);
+            for (name, n) in l.norms.named() {
+                norm(&mut out, format!("model.layers.{i}.{name}"), n)?;
             }
             for g in Group::ALL {
-                let (whole, mut row) = (l.merged(g, &self.config, self.kind), 0);
-                for t in g.targets(&self.config) {
-                    let (rows, name) = (t.shape(&self.config).0, t.module(i, self.config.arch));
-                    out.push((format!("{name}.weight"), whole.narrow(0, row, rows)));
+                let mut row = 0;
+                for &t in g.targets(&self.config) {
+                    let (rows, width) = t.shape(&self.config);
+                    let name = t.module(i, self.config.arch);
+                    let make = move || l.merged_part(g, t, row, rows, self.kind);
+                    out.push(Entry::new(format!("{name}.weight"), &[rows, width], self.kind, make)?);
                     if let Some(b) = &l.linear(g).bias {
-                        out.push((format!("{name}.bias"), b.detach().narrow(0, row, rows)));
+                        out.push(Entry::of(format!("{name}.bias"), &b.narrow(0, row, rows))?);
                     }
                     row += rows;
                 }
             }
         }
-        put_norm(&mut out, "model.norm".to_owned(), &self.norm);
+        norm(&mut out, "model.norm".to_owned(), &self.norm)?;
         if let Some(head) = &self.head {
-            out.push(("lm_head.weight".to_owned(), head.detach()));
+            out.push(Entry::of("lm_head.weight".to_owned(), head)?);
         }
-        out
+        Ok(out)
     }
 }
 

@@ -283,6 +283,16 @@ impl Layer {
         out
     }
 
+    /// Rows `row..row + rows` of a group, which are those of `target`, with its adapter merged in.
+    pub fn merged_part(&self, group: Group, target: Target, row: i64, rows: i64, kind: Kind) -> Tensor {
+        let _guard = tch::no_grad_guard();
+        let stored = self.linear(group).numbers(kind).narrow(0, row, rows);
+        match &self.lora[target as usize] {
+            Some(lora) => stored + lora.weight().to_kind(kind),
+            None => stored,
+        }
+    }
+
     /// The layer outside the graph, as the engine runs it: adapters are merged into dense weights (without one, storage is
     /// shared); over 4-bit weights they stay apart.
     pub fn frozen(&self, config: &Config, kind: Kind) -> Self {

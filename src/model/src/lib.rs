@@ -176,7 +176,7 @@ impl Model {
             _ => "float32",
         });
         record::atomic::write_json(&path, &config).map_err(Error::io(&path))?;
-        weights::save(&dir.join("model.safetensors"), &self.decoder.export())
+        weights::save_entries(&dir.join("model.safetensors"), self.decoder.export()?)
     }
 
     /// Writes the adapter in PEFT's layout.

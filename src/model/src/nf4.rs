@@ -9,6 +9,9 @@ use tch::{Device, Kind, Tensor};
 /// Numbers that share a scale.
 pub const BLOCK: i64 = 64;
 
+/// Blocks that are packed at once: what packing needs besides the weight stays small.
+const AT_ONCE: i64 = 4096;
+
 /// The 16 values, in units of the block's largest magnitude.
 pub const CODE: [f32; 16] = [
     -1.0,
@@ -48,17 +51,27 @@ impl Nf4 {
         let _guard = tch::no_grad_guard();
         let (out, inp) = w.size2()?;
         let blocks = (out * inp + BLOCK - 1) / BLOCK;
-        let flat = w.detach().to_kind(Kind::Float).reshape([-1]);
-        let flat = flat.f_constant_pad_nd([0, blocks * BLOCK - out * inp])?.view([blocks, BLOCK]);
-        let scale = flat.abs().amax([1].as_slice(), false);
-        // a block of zeros divides by 1 and stays zeros
-        let divisor = scale.where_scalarother(&scale.gt(0.0), 1.0).unsqueeze(1);
+        let flat = w.detach().reshape([-1]);
         let middle: Vec<f32> = CODE.windows(2).map(|p| (p[0] + p[1]) / 2.0).collect();
         let middle = Tensor::from_slice(&middle).to_device(w.device());
-        let index = (flat / divisor).f_bucketize(&middle, true, false)?.to_kind(Kind::Uint8);
-        let pairs = index.view([blocks, BLOCK / 2, 2]);
-        let packed = pairs.select(2, 0) * 16 + pairs.select(2, 1);
-        Ok(Self { packed: packed.contiguous(), scale, shape: [out, inp] })
+        let packed = Tensor::f_empty([blocks, BLOCK / 2], (Kind::Uint8, w.device()))?;
+        let scale = Tensor::f_empty([blocks], (Kind::Float, w.device()))?;
+        let mut first = 0;
+        while first < blocks {
+            let n = AT_ONCE.min(blocks - first);
+            let there = (n * BLOCK).min(out * inp - first * BLOCK);
+            let part = flat.narrow(0, first * BLOCK, there).to_kind(Kind::Float);
+            let part = part.f_constant_pad_nd([0, n * BLOCK - there])?.view([n, BLOCK]);
+            let top = part.abs().amax([1].as_slice(), false);
+            // a block of zeros divides by 1 and stays zeros
+            let divisor = top.where_scalarother(&top.gt(0.0), 1.0).unsqueeze(1);
+            let index = (part / divisor).f_bucketize(&middle, true, false)?.to_kind(Kind::Uint8);
+            let pairs = index.view([n, BLOCK / 2, 2]);
+            packed.narrow(0, first, n).copy_(&(pairs.select(2, 0) * 16 + pairs.select(2, 1)));
+            scale.narrow(0, first, n).copy_(&top);
+            first += n;
+        }
+        Ok(Self { packed, scale, shape: [out, inp] })
     }
 
     /// The matrix in `kind`, new storage.
@@ -103,18 +116,21 @@ mod tests {
     #[test]
     fn every_number_becomes_the_nearest_of_sixteen_times_its_blocks_largest() {
         tch::manual_seed(1);
-        // 3 x 70: four blocks, the last one filled up
-        let w = Tensor::randn([3, 70], (Kind::Float, Device::Cpu));
-        let q = Nf4::pack(&w).unwrap();
-        let numbers: Vec<f32> = Vec::try_from(w.view([-1])).unwrap();
-        let got: Vec<f32> = Vec::try_from(q.unpack(Kind::Float).view([-1])).unwrap();
-        for (block, got) in numbers.chunks(64).zip(got.chunks(64)) {
-            let top = block.iter().fold(0f32, |m, x| m.max(x.abs()));
-            for (x, y) in block.iter().zip(got) {
-                let best = CODE.iter().map(|c| (c * top - x).abs()).fold(f32::MAX, f32::min);
-                assert!(((y - x).abs() - best).abs() < 1e-6, "{x} became {y}");
+        // four blocks, the last one filled up; more blocks than are packed at once
+        for shape in [[3, 70], [AT_ONCE + 3, 70]] {
+            let w = Tensor::randn(shape, (Kind::Float, Device::Cpu));
+            let q = Nf4::pack(&w).unwrap();
+            let numbers: Vec<f32> = Vec::try_from(w.view([-1])).unwrap();
+            let got: Vec<f32> = Vec::try_from(q.unpack(Kind::Float).view([-1])).unwrap();
+            for (block, got) in numbers.chunks(64).zip(got.chunks(64)) {
+                let top = block.iter().fold(0f32, |m, x| m.max(x.abs()));
+                for (x, y) in block.iter().zip(got) {
+                    let best = CODE.iter().map(|c| (c * top - x).abs()).fold(f32::MAX, f32::min);
+                    assert!(((y - x).abs() - best).abs() < 1e-6, "{x} became {y}");
+                }
             }
         }
+        let q = Nf4::pack(&Tensor::zeros([3, 70], (Kind::Float, Device::Cpu))).unwrap();
         assert_eq!(q.bytes(), 4 * (32 + 4));
     }
 

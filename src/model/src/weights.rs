@@ -164,13 +164,45 @@ fn kind_of(d: Dtype) -> Option<Kind> {
     })
 }
 
-struct Plain {
-    dtype: Dtype,
+/// A tensor that is made when its turn to be written comes: saving a model holds one tensor besides it, not all.
+pub struct Entry<'a> {
+    pub name: String,
     shape: Vec<usize>,
-    bytes: Vec<u8>,
+    dtype: Dtype,
+    make: Box<dyn Fn() -> Tensor + 'a>,
 }
 
-impl View for Plain {
+impl<'a> Entry<'a> {
+    /// `make` must give a tensor of this shape and number format.
+    ///
+    /// # Errors
+    /// A number format that the file format lacks.
+    pub fn new(name: String, shape: &[i64], kind: Kind, make: impl Fn() -> Tensor + 'a) -> Result<Self> {
+        let dtype = match kind {
+            Kind::Float => Dtype::F32,
+            Kind::Half => Dtype::F16,
+            Kind::BFloat16 => Dtype::BF16,
+            Kind::Double => Dtype::F64,
+            Kind::Int64 => Dtype::I64,
+            Kind::Int => Dtype::I32,
+            Kind::Uint8 => Dtype::U8,
+            other => return Err(Error::Invalid(format!("tensor {name}: {other:?} cannot be saved"))),
+        };
+        let shape = shape.iter().map(|&n| n as usize).collect();
+        Ok(Self { name, shape, dtype, make: Box::new(make) })
+    }
+
+    /// A tensor that is there already.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of(name: String, t: &Tensor) -> Result<Entry<'static>> {
+        let (shape, kind, t) = (t.size(), t.kind(), t.detach());
+        Entry::new(name, &shape, kind, move || t.shallow_clone())
+    }
+}
+
+impl View for Entry<'_> {
     fn dtype(&self) -> Dtype {
         self.dtype
     }
@@ -178,29 +210,20 @@ impl View for Plain {
         &self.shape
     }
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
+        let t = (self.make)().detach().to_device(Device::Cpu).contiguous();
+        let mut bytes = vec![0u8; self.data_len()];
+        assert_eq!(
+            t.numel() * t.kind().elt_size_in_bytes(),
+            bytes.len(),
+            "{}: not what was announced",
+            self.name
+        );
+        t.f_copy_data_u8(&mut bytes, t.numel()).expect("a contiguous CPU tensor and as many bytes as it has");
+        Cow::Owned(bytes)
     }
     fn data_len(&self) -> usize {
-        self.bytes.len()
+        self.shape.iter().product::<usize>() * kind_of(self.dtype).map_or(0, |k| k.elt_size_in_bytes())
     }
-}
-
-fn plain(name: &str, t: &Tensor) -> Result<Plain> {
-    let kind = t.kind();
-    let dtype = match kind {
-        Kind::Float => Dtype::F32,
-        Kind::Half => Dtype::F16,
-        Kind::BFloat16 => Dtype::BF16,
-        Kind::Double => Dtype::F64,
-        Kind::Int64 => Dtype::I64,
-        Kind::Int => Dtype::I32,
-        Kind::Uint8 => Dtype::U8,
-        other => return Err(Error::Invalid(format!("tensor {name}: {other:?} cannot be saved"))),
-    };
-    let t = t.detach().to_device(Device::Cpu).contiguous();
-    let mut bytes = vec![0u8; t.numel() * kind.elt_size_in_bytes()];
-    t.f_copy_data_u8(&mut bytes, t.numel())?;
-    Ok(Plain { dtype, shape: t.size().iter().map(|&n| n as usize).collect(), bytes })
 }
 
 /// Writes tensors as one safetensors file: temp, fsync, rename. The metadata says `format: pt`, which transformers
@@ -209,9 +232,17 @@ fn plain(name: &str, t: &Tensor) -> Result<Plain> {
 /// # Errors
 /// I/O errors; a number format that the file format lacks.
 pub fn save(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
-    let views = tensors.iter().map(|(n, t)| Ok((n.clone(), plain(n, t)?))).collect::<Result<Vec<_>>>()?;
+    save_entries(path, tensors.iter().map(|(n, t)| Entry::of(n.clone(), t)).collect::<Result<_>>()?)
+}
+
+/// As [`save`], for tensors that are made one by one.
+///
+/// # Errors
+/// I/O errors.
+pub fn save_entries(path: &Path, entries: Vec<Entry<'_>>) -> Result<()> {
     let tmp = path.with_extension("safetensors.tmp");
     let meta = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let views = entries.into_iter().map(|e| (e.name.clone(), e));
     serialize_to_file(views, Some(meta), &tmp).map_err(|e| Error::format(&tmp, e.to_string()))?;
     let sync = || -> std::io::Result<()> {
         std::fs::File::open(&tmp)?.sync_all()?;

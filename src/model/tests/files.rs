@@ -3,8 +3,9 @@
 mod common;
 
 use common::{alone, tiny};
+use generate::{Engine, Request, Sampling};
 use model::config::Arch;
-use model::{Model, Pass};
+use model::{Model, Options, Pass};
 use record::params::{LoraParams, Precision};
 use tch::{Device, Kind, Tensor};
 
@@ -128,4 +129,33 @@ fn recomputation_gives_the_same_loss_and_gradients_also_with_dropout() {
     assert_eq!(a, b);
     assert!(ga.iter().zip(&gb).all(|(x, y)| difference(x, y) < 1e-6));
     assert!(f64::try_from(ga[0].abs().max()).unwrap() > 0.0);
+}
+
+#[test]
+fn a_four_bit_model_with_an_adapter_generates_with_its_training_passs_logprobs_and_saves_what_it_is() {
+    let _alone = alone();
+    for arch in Arch::ALL {
+        let mut model = with_adapter(arch, 6, &["all-linear"]);
+        let whole = model.decoder.weight_bytes();
+        model.decoder.quantize().unwrap();
+        assert!(model.decoder.quantized() && model.decoder.weight_bytes() < whole);
+        let prompt = model.tokenizer.encode("print(sum(map(int, input().split())))").unwrap();
+        let sampling = Sampling { seed: 3, max_new_tokens: 20, ..Sampling::default() };
+        let request = Request { prompt: prompt.clone(), n: 2, sampling };
+        for s in model.engine(Options::default()).generate(vec![request]).unwrap().remove(0) {
+            let ids: Vec<i64> = prompt.iter().chain(&s.tokens).map(|&t| i64::from(t)).collect();
+            let _guard = tch::no_grad_guard();
+            let h = model.decoder.trunk(&Tensor::from_slice(&ids).unsqueeze(0), None, Pass::EVAL).unwrap();
+            let logp = model.decoder.logits(&h).log_softmax(-1, Kind::Float);
+            for (i, (&t, got)) in s.tokens.iter().zip(&s.logprobs).enumerate() {
+                let want = logp.double_value(&[(prompt.len() + i) as i64 - 1, i64::from(t)]);
+                assert!((f64::from(*got) - want).abs() < 5e-5, "{arch:?}: {got} {want}");
+            }
+        }
+        // what is saved is the unpacked weights with the adapter merged in: any reader of plain models can take it
+        let dir = tempfile::tempdir().unwrap();
+        model.save(dir.path()).unwrap();
+        let plain = Model::load(dir.path(), Precision::Fp32, Device::Cpu).unwrap();
+        assert!(difference(&logits(&model, Pass::EVAL), &logits(&plain, Pass::EVAL)) < 5e-5, "{arch:?}");
+    }
 }

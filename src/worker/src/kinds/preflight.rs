@@ -5,6 +5,7 @@
 //! for this compute capability, and the right result.
 
 use crate::context::Failure;
+use model::runtime;
 use record::FailureClass;
 use tch::{Cuda, Device, Kind, Tensor};
 
@@ -36,7 +37,28 @@ pub fn gpus(wanted: u32, library: bool) -> Result<(), Failure> {
              that node says more"
         )));
     }
-    (0..wanted as usize).try_for_each(|k| product(Device::Cuda(k)))
+    (0..wanted as usize).try_for_each(|k| {
+        if let (Some(gpu), Some(built)) = (runtime::compute_capability(k), runtime::built_for()) {
+            capable(k, gpu, built)?;
+        }
+        product(Device::Cuda(k))
+    })
+}
+
+/// Whether libtorch has code for GPU `k`.
+fn capable(k: usize, gpu: (u32, u32), built: &[(u32, u32)]) -> Result<(), Failure> {
+    if runtime::has_code_for(gpu, built) {
+        return Ok(());
+    }
+    let known: Vec<_> = built.iter().map(|(major, minor)| format!("{major}.{minor}")).collect();
+    Err(unfit(format!(
+        "GPU {k} has compute capability {}.{}, libtorch {} has code for {}: ask the scheduler for another GPU type (`extra` \
+         options of the site), or install a libtorch that was built for it",
+        gpu.0,
+        gpu.1,
+        runtime::LIBTORCH,
+        known.join(", ")
+    )))
 }
 
 /// A small product with a known result.
@@ -82,6 +104,17 @@ mod tests {
         let e = gpus(1000, true).unwrap_err();
         assert_eq!(e.class, FailureClass::NodeUnfit);
         assert!(e.message.contains("1000 GPUs were asked for"), "{e}");
+    }
+
+    #[test]
+    fn a_gpu_that_libtorch_has_no_code_for_is_named_with_what_there_is_code_for() {
+        let e = capable(1, (6, 1), &[(7, 0), (8, 0)]).unwrap_err();
+        assert_eq!(e.class, FailureClass::NodeUnfit);
+        assert!(
+            e.message.contains("GPU 1 has compute capability 6.1") && e.message.contains("7.0, 8.0"),
+            "{e}"
+        );
+        assert!(capable(0, (8, 9), &[(7, 0), (8, 0)]).is_ok());
     }
 
     #[test]
