@@ -33,16 +33,17 @@ if type module >/dev/null 2>&1; then module list 2>&1 || :; fi
 {% endif %}
 [ -x "$bessemer" ] || fail "$bessemer is no program on ${HOSTNAME:-this node}: set programs.bessemer in the site file"
 
-# Node-local scratch, gone when the job ends.
+# Node-local scratch: the supervisor makes it (mode 0700) and removes it; what is left when it was killed goes here.
 scratch=
 for base in{% for t in tmp %} {{ t }}{% endfor %}; do
     if [ -n "$base" ] && [ -d "$base" ] && [ -w "$base" ]; then
-        scratch=$(mktemp -d -- "$base/bessemer.XXXXXXXX") && break
+        scratch=$base/bessemer.$$.$RANDOM$RANDOM$RANDOM
+        break
     fi
 done
 if [ -n "$scratch" ]; then
-    export TMPDIR="$scratch"
-    trap 'rm -rf -- "$scratch"' EXIT
+    export BESSEMER_SCRATCH="$scratch"
+    trap 'if [ -O "$scratch" ] && [ ! -L "$scratch" ]; then rm -rf -- "$scratch"; fi' EXIT
 fi
 
 # bash runs a trap only when `wait` returns, and `wait` then returns early: hence the loop.

@@ -12,6 +12,7 @@ mod guard;
 mod memory;
 mod outputs;
 mod reserve;
+mod scratch;
 mod signals;
 mod verdict;
 
@@ -23,6 +24,7 @@ use record::{
     atomic, exit, key, layout,
 };
 use reserve::Reserve;
+use scratch::Scratch;
 use signals::Signals;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -176,6 +178,15 @@ fn attempt(spec: &TaskSpec, start: &mut StartRecord, me: &JobIdentity, signals: 
     };
     if let Some(v) = &gpus.visible {
         command.env("CUDA_VISIBLE_DEVICES", v);
+    }
+    let scratch = env(scratch::VARIABLE).filter(|p| !p.is_empty()).and_then(|p| {
+        // without it the worker has the node's usual place for temporary files
+        let made = Scratch::take(Path::new(&p));
+        made.inspect_err(|e| say(&format!("no scratch directory of its own: {e}"))).ok()
+    });
+    command.env_remove(scratch::VARIABLE);
+    if let Some(s) = &scratch {
+        command.env("TMPDIR", s.path());
     }
     let patience = patience(spec, me);
     say(&format!("starting {}", command.get_program().to_string_lossy()));

@@ -242,12 +242,14 @@ impl Backend for Local {
     }
 
     fn wait(&self, at_most: Duration) {
-        let pids: Vec<i32> = {
+        // Whose end needs a look around: of our own jobs we know what they held.
+        let (pids, ours) = {
             let state = self.state();
             let ours = state.ours.values().filter(|j| j.ended.is_none());
-            ours.filter_map(|j| i32::try_from(j.child.id()).ok())
-                .chain(state.others.values().flat_map(|(_, pids)| pids.iter().copied()))
-                .collect()
+            let mut pids: Vec<i32> = ours.filter_map(|j| i32::try_from(j.child.id()).ok()).collect();
+            let ours = pids.len();
+            pids.extend(state.others.values().flat_map(|(_, pids)| pids.iter().copied()));
+            (pids, ours)
         };
         let open = |pid: &i32| pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok();
         let fds: Vec<_> = pids.iter().filter_map(open).collect();
@@ -263,7 +265,8 @@ impl Backend for Local {
             tv_sec: i64::try_from(at_most.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: at_most.subsec_nanos().into(),
         };
-        if !matches!(poll(&mut poll_fds, Some(&timeout)), Ok(0)) {
+        let ready = poll(&mut poll_fds, Some(&timeout));
+        if ready.is_err() || poll_fds[ours..].iter().any(|fd| !fd.revents().is_empty()) {
             self.state().looked = None;
         }
     }

@@ -6,8 +6,11 @@ mod replay;
 pub use environment::scrubbed;
 pub use replay::{Exchange, Replay};
 
-use std::ffi::OsString;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -106,6 +109,19 @@ pub struct Real {
     calls: AtomicU64,
 }
 
+/// The program's file, so that the child need not search: with a PATH of its own a command could not be started by
+/// posix_spawn, and a planner of some size would be copied by fork each time. What is not found is left to the system.
+fn on_path(program: &str, env: &BTreeMap<OsString, OsString>) -> OsString {
+    let path = env.get(OsStr::new("PATH")).cloned().unwrap_or_default();
+    let is_program =
+        |p: &PathBuf| p.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    std::env::split_paths(&path)
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join(program))
+        .find(is_program)
+        .map_or_else(|| program.into(), PathBuf::into_os_string)
+}
+
 /// How long a killed command's output is waited for: something that left its group may still hold the pipe.
 const AFTER_KILL: Duration = Duration::from_secs(2);
 
@@ -121,7 +137,7 @@ impl Runner for Real {
             _ => RunError::Io { command: spec.line(), reason: e.to_string() },
         };
         // Its own group: Ctrl-C at the terminal must not cut a submission in half, and a wrapper's children die with it.
-        let handle = duct::cmd(spec.program, &spec.args)
+        let handle = duct::cmd(on_path(spec.program, &env), &spec.args)
             .full_env(env)
             .stdin_null()
             .stdout_capture()

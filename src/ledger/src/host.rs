@@ -110,7 +110,12 @@ mod tests {
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        assert!(command_line_has(&token));
+        // exec returns to us a moment before the kernel has the new arguments in place
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while !command_line_has(&token) {
+            assert!(std::time::Instant::now() < end, "the command is not found");
+            std::thread::yield_now();
+        }
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!command_line_has(&token));

@@ -336,6 +336,19 @@ fn ok_record(dir: &Path) -> bool {
             .is_some_and(|r| r.status == Status::Ok)
 }
 
+/// Found by the test below.
+#[test]
+fn dependents_of_a_failure_that_a_blind_rebuild_forgot_are_freed_all_the_same() {
+    quiet_crashes();
+    let world = World::new(1);
+    use Op::{Fail, QueueDown, Rebuild, Resume, Submit};
+    for op in [Submit(None), QueueDown(true), Rebuild, Fail(0), Resume(None), Rebuild] {
+        world.apply(&op);
+        world.check(&op);
+    }
+    world.end_well();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: std::env::var("BESSEMER_INTERLEAVINGS").ok().and_then(|n| n.parse().ok()).unwrap_or(48),

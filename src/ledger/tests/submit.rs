@@ -176,9 +176,15 @@ fn a_refusal_stops_its_like_and_says_so() {
     let report = lab.create().submit().unwrap();
     assert_eq!(report.stopped, Some(Stop::Refused("Invalid account".into())));
     assert_eq!((report.submitted, report.exit_code()), (1, 65), "b has another shape");
-    assert_eq!(lab.states(), expect(&[("a1", "failed"), ("a2", "planned"), ("b", "queued")]));
+    assert_eq!(lab.states(), expect(&[("a1", "failed"), ("a2", "deferred"), ("b", "queued")]));
     let view = lab.open().view(&Filter::all()).unwrap();
     assert_eq!(view.tasks[0].message, "Invalid account");
+    assert!(
+        view.tasks[1].message.starts_with("not handed in"),
+        "its intent was withdrawn: {:?}",
+        view.tasks[1]
+    );
+    assert_eq!(lab.fake.with(|w| w.submits), 2, "and it was never called for");
     let resume = ResumeOptions { filter: Filter::all(), who: Who::Person };
     assert_eq!(lab.open().resume(&resume).unwrap().submitted, 2);
 }

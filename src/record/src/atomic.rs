@@ -10,9 +10,18 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// Any I/O error, with the path in its text. The temp file is removed on failure.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes)?;
+    sync_dir(path).map_err(|e| with_path(e, path))
+}
+
+/// [`write`] without the fsync of the directory: for several files of one directory, whose names the caller makes durable
+/// with one [`sync_dir`] at the end.
+///
+/// # Errors
+/// As [`write`].
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let tmp = temp_name(path);
-    let result =
-        write_new(&tmp, bytes).and_then(|()| std::fs::rename(&tmp, path)).and_then(|()| sync_dir(path));
+    let result = write_new(&tmp, bytes).and_then(|()| std::fs::rename(&tmp, path));
     if result.is_err() {
         let _ = std::fs::remove_file(&tmp);
     }

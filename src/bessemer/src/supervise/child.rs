@@ -111,7 +111,7 @@ pub fn run(
                 _ => {}
             }
         }
-        if watch.reap()? {
+        if watch.reap()?.worker {
             break;
         }
         watch.timers();
@@ -201,21 +201,26 @@ impl Watch {
         wake.max(Duration::from_millis(1))
     }
 
-    /// Collects every child that has ended; true once the worker is among them.
-    fn reap(&mut self) -> io::Result<bool> {
-        let mut over = false;
-        while let Some((pid, status, usage)) = wait4_any()? {
-            self.count(&usage);
-            if pid == self.worker.as_raw() {
-                over = true;
-                if libc::WIFEXITED(status) {
-                    self.ended.exit_code = Some(libc::WEXITSTATUS(status));
-                } else if libc::WIFSIGNALED(status) {
-                    self.ended.signal = Some(libc::WTERMSIG(status));
+    /// Collects every child that has ended.
+    fn reap(&mut self) -> io::Result<Reaped> {
+        let mut reaped = Reaped::default();
+        loop {
+            match wait4_any()? {
+                Waited::Ended(pid, status, usage) => {
+                    self.count(&usage);
+                    if pid == self.worker.as_raw() {
+                        reaped.worker = true;
+                        if libc::WIFEXITED(status) {
+                            self.ended.exit_code = Some(libc::WEXITSTATUS(status));
+                        } else if libc::WIFSIGNALED(status) {
+                            self.ended.signal = Some(libc::WTERMSIG(status));
+                        }
+                    }
                 }
+                Waited::Running => return Ok(reaped),
+                Waited::Childless => return Ok(Reaped { all: true, ..reaped }),
             }
         }
-        Ok(over)
     }
 
     fn count(&mut self, usage: &libc::rusage) {
@@ -236,13 +241,16 @@ impl Watch {
         let mut killed = std::collections::BTreeSet::new();
         loop {
             let _ = killpg(self.worker, Signal::SIGKILL);
+            // As their subreaper we are the parent of whatever is left at the top: without a child nothing is left.
+            if self.reap()?.all {
+                break;
+            }
             let (_, alive) = memory::descendants(us);
             for pid in alive.iter().filter_map(|p| i32::try_from(*p).ok()) {
                 killed.insert(pid);
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
-            self.reap()?;
-            if memory::descendants(us).1.is_empty() {
+            if self.reap()?.all {
                 break;
             }
             if begun.elapsed() > Duration::from_secs(10) {
@@ -265,20 +273,37 @@ fn reason(why: Stop) -> &'static str {
     }
 }
 
+/// What a look at the children brought.
+#[derive(Default)]
+struct Reaped {
+    /// The worker has ended.
+    worker: bool,
+    /// There is no child left.
+    all: bool,
+}
+
+enum Waited {
+    /// A child's pid, status and resources.
+    Ended(i32, i32, libc::rusage),
+    Running,
+    /// There is no child at all.
+    Childless,
+}
+
 /// wait4(-1, WNOHANG): the only call that gives the resources of each child.
-fn wait4_any() -> io::Result<Option<(i32, i32, libc::rusage)>> {
+fn wait4_any() -> io::Result<Waited> {
     let mut status = 0;
     // SAFETY: rusage is plain old data, for which all zeros is a valid value.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: both pointers are valid for writes during the call.
     let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, &raw mut usage) };
     match pid {
-        0 => Ok(None),
+        0 => Ok(Waited::Running),
         -1 => {
             let e = io::Error::last_os_error();
-            if e.raw_os_error() == Some(libc::ECHILD) { Ok(None) } else { Err(e) }
+            if e.raw_os_error() == Some(libc::ECHILD) { Ok(Waited::Childless) } else { Err(e) }
         }
-        pid => Ok(Some((pid, status, usage))),
+        pid => Ok(Waited::Ended(pid, status, usage)),
     }
 }
 

@@ -8,21 +8,58 @@ use std::path::PathBuf;
 /// is an upper bound, which is what memory limits of most schedulers go by as well.
 pub fn descendants(root: u32) -> (u64, Vec<u32>) {
     let page = 4096u64.max(page_size());
+    let Some(found) = by_children(root) else { return by_parents(root, page) };
+    let rss = |pid: &u32| Some(resident(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?.1);
+    (found.iter().filter_map(rss).sum::<u64>() * page, found)
+}
+
+/// Parent and resident pages from the text of /proc/PID/stat.
+fn resident(stat: &str) -> Option<(u32, u64)> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(1);
+    let parent = fields.next()?.parse().ok()?;
+    let pages = fields.nth(19)?.parse::<i64>().ok()?;
+    Some((parent, u64::try_from(pages).unwrap_or(0)))
+}
+
+/// Down the tree, where the kernel lists children (`CONFIG_PROC_CHILDREN`): a node has many processes, and few are ours.
+/// The list may lack a process whose sibling ends at this moment, which a sample of memory can bear.
+fn by_children(root: u32) -> Option<Vec<u32>> {
+    let me = format!("/proc/{root}/task");
+    let mut found = Vec::new();
+    let mut todo = vec![root];
+    while let Some(pid) = todo.pop() {
+        let threads = if pid == root {
+            fs::read_dir(&me).ok()?
+        } else {
+            let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
+            threads
+        };
+        for thread in threads.flatten() {
+            let children = match fs::read_to_string(thread.path().join("children")) {
+                Ok(text) => text,
+                Err(_) if pid == root && found.is_empty() => return None,
+                Err(_) => continue,
+            };
+            let children = children.split_whitespace().filter_map(|c| c.parse::<u32>().ok());
+            let before = found.len();
+            found.extend(children);
+            todo.extend_from_slice(&found[before..]);
+        }
+    }
+    Some(found)
+}
+
+/// From every process of the node up to its parent.
+fn by_parents(root: u32, page: u64) -> (u64, Vec<u32>) {
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     let mut rss = BTreeMap::new();
     let Ok(entries) = fs::read_dir("/proc") else { return (0, vec![]) };
     for pid in entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok()) {
         // processes come and go while we look: what cannot be read is gone
         let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-        let Some((_, rest)) = stat.rsplit_once(')') else { continue };
-        let fields: Vec<&str> = rest.split_whitespace().collect();
-        let (Some(ppid), Some(pages)) =
-            (fields.get(1).and_then(|v| v.parse().ok()), fields.get(21).and_then(|v| v.parse::<i64>().ok()))
-        else {
-            continue;
-        };
-        children.entry(ppid).or_default().push(pid);
-        rss.insert(pid, u64::try_from(pages).unwrap_or(0) * page);
+        let Some((parent, pages)) = resident(&stat) else { continue };
+        children.entry(parent).or_default().push(pid);
+        rss.insert(pid, pages * page);
     }
     let mut found = Vec::new();
     let mut todo = vec![root];
@@ -91,10 +128,13 @@ mod tests {
     #[test]
     fn a_child_is_found_and_has_memory() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let (bytes, pids) = descendants(std::process::id());
+        let me = std::process::id();
+        let both = [descendants(me), by_parents(me, page_size())];
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(pids.contains(&child.id()));
-        assert!(bytes > 0);
+        for (bytes, pids) in both {
+            assert!(pids.contains(&child.id()));
+            assert!(bytes > 0);
+        }
     }
 }

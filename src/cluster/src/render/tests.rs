@@ -221,8 +221,10 @@ fn setup_lines_may_fail_and_use_unset_variables_but_the_rest_may_not() {
 }
 
 #[test]
-fn scratch_is_private_and_gone_afterwards() {
-    let rig = Rig::new("touch \"$TMPDIR/file\"; echo \"scratch=$TMPDIR\"\n");
+fn scratch_is_named_for_the_supervisor_and_what_a_killed_one_left_is_removed() {
+    let rig = Rig::new(
+        "mkdir \"$BESSEMER_SCRATCH\"; : >\"$BESSEMER_SCRATCH/file\"; echo \"scratch=$BESSEMER_SCRATCH\"\n",
+    );
     let (attempt, base) = (rig.attempt("a"), rig.attempt("node local"));
     let s = site("scheduler: local\ntmp: [/nonexistent, $NODE_LOCAL, /tmp]\n");
     let text = script(&s, &rig.input(&attempt)).unwrap();

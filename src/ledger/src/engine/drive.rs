@@ -72,6 +72,8 @@ impl Engine {
         let mut stopped = self.retry(lease, &mut round, &Filter::all(), Who::Person)?;
         let mut shown: Option<Instant> = None;
         let mut told_to_end = false;
+        let papers = self.papers()?;
+        let desk = papers.desk();
         loop {
             let stopping = stop.load(Ordering::Relaxed);
             if stopping && !driver {
@@ -83,7 +85,7 @@ impl Engine {
             }
             if !stopping {
                 self.next_round(&mut round);
-                self.hand_in(lease, &mut round, driver)?;
+                self.hand_in_at(lease, &mut round, &desk, driver)?;
             }
             let stands = round.board.stands();
             let live = stands.iter().filter(|s| **s == Stand::Live).count();
@@ -104,6 +106,9 @@ impl Engine {
                     view.warnings.push(FULL.into());
                 }
                 show(&view);
+            }
+            if driver && !stopping {
+                self.write_ahead(&mut round, &desk)?;
             }
             self.pause(driver, due_ms, stop, stopping);
             match self.observe(lease) {

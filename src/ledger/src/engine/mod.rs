@@ -1,6 +1,7 @@
 //! The engine behind `submit`, `run`, `status`, `resume`, `cancel` and `rebuild`: it looks (files, queue), steps the state
 //! machines, makes the outcome durable, and acts. One file per verb.
 
+mod ahead;
 mod cancel;
 mod create;
 mod drive;

@@ -1,7 +1,7 @@
 //! Files of attempts that are about to be handed in: `task.json`, `job.sh`, and an array's map. Written, and durable,
 //! before the intent.
 
-use crate::engine::{Options, frozen};
+use crate::engine::{Engine, Options, frozen};
 use crate::error::{Error, Result};
 use cluster::render::{ScriptInput, Target, index_map, script};
 use cluster::site::Site;
@@ -9,6 +9,7 @@ use plan::{Graph, Task};
 use record::{ContentKey, Input, Resources, TaskSpec, Token, atomic, layout};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// One attempt to be prepared.
@@ -80,6 +81,43 @@ pub(super) fn in_parallel<T: Sync, R: Send>(items: &[T], f: impl Fn(&T) -> R + S
     all.into_iter().map(|(_, result)| result).collect()
 }
 
+/// What a desk refers to, owned: so that the engine can be changed while files are written at it.
+pub(super) struct Papers {
+    graph: Arc<Graph>,
+    site: Site,
+    options: Options,
+    nonce: String,
+    run_dir: PathBuf,
+}
+
+impl Engine {
+    /// Everything that decides the files of this sweep's attempts.
+    pub(super) fn papers(&mut self) -> Result<Papers> {
+        Ok(Papers {
+            graph: self.graph()?,
+            site: self.site.clone(),
+            options: self.options.clone(),
+            nonce: self.sweep.nonce.clone(),
+            run_dir: self.sweep.run_dir.clone(),
+        })
+    }
+}
+
+impl Papers {
+    pub(super) fn desk(&self) -> Desk<'_> {
+        Desk {
+            by_key: self.graph.tasks.iter().enumerate().map(|(k, t)| (&t.key, k)).collect(),
+            graph: &self.graph,
+            site: &self.site,
+            options: &self.options,
+            nonce: &self.nonce,
+            run_dir: &self.run_dir,
+            out_dir: &self.run_dir,
+            durable: true,
+        }
+    }
+}
+
 impl<'a> Desk<'a> {
     pub fn task(&self, key: &ContentKey) -> Option<&'a Task> {
         self.by_key.get(key).map(|&k| &self.graph.tasks[k])
@@ -94,15 +132,13 @@ impl<'a> Desk<'a> {
         let tokens: Vec<Token> = units.iter().map(|u| self.token(u.task, u.n)).collect();
         let first = units.first().expect("a submission has at least one attempt");
         let resources = Resources { memory_mb: first.memory_mb, ..first.task.resources.clone() };
-        let pairs: Vec<(&Unit, &Token)> = units.iter().zip(&tokens).collect();
-        in_parallel(&pairs, |(u, token)| {
-            let dir = layout::attempt_dir(&layout::task_dir(self.out_dir, &u.task.key), u.n);
-            self.make_dir(&dir.join(layout::SCHED), &u.task.title())?;
-            self.put_json(&dir.join(layout::TASK), &self.spec(u, token))
-        })
-        .into_iter()
-        .collect::<Result<()>>()?;
         if array {
+            let pairs: Vec<(&Unit, &Token)> = units.iter().zip(&tokens).collect();
+            in_parallel(&pairs, |(u, token)| {
+                self.in_attempt(u, |dir| self.put_json(&dir.join(layout::TASK), &self.spec(u, token)))
+            })
+            .into_iter()
+            .collect::<Result<()>>()?;
             return self.prepare_array(units, tokens, resources);
         }
         let task_dir = layout::task_dir(self.run_dir, &first.task.key);
@@ -119,8 +155,10 @@ impl<'a> Desk<'a> {
             extra: first.task.extra.clone(),
             title: title.clone(),
         };
-        let out = layout::attempt_dir(&layout::task_dir(self.out_dir, &first.task.key), first.n);
-        let script_sha256 = self.put_script(&out.join(layout::SCRIPT), &input, first.task)?;
+        let script_sha256 = self.in_attempt(first, |dir| {
+            self.put_json(&dir.join(layout::TASK), &self.spec(first, &tokens[0]))?;
+            self.put_script(&dir.join(layout::SCRIPT), &input, first.task)
+        })?;
         Ok(Prepared {
             token: tokens[0].clone(),
             tokens,
@@ -140,7 +178,7 @@ impl<'a> Desk<'a> {
         let token = Token::new(self.nonce, first.task.work.kind().name(), &ContentKey(all), 0);
         let place = |root: &Path| root.join(frozen::ARRAYS).join(token.as_str());
         let (dir, out) = (place(self.run_dir), place(self.out_dir));
-        self.make_dir(&out.join(layout::SCHED), &first.task.phase)?;
+        let made = self.make_dir(&out.join(layout::SCHED), &first.task.phase)?;
         let dirs: Vec<PathBuf> = units
             .iter()
             .map(|u| layout::attempt_dir(&layout::task_dir(self.run_dir, &u.task.key), u.n))
@@ -162,6 +200,7 @@ impl<'a> Desk<'a> {
             title: title.clone(),
         };
         let script_sha256 = self.put_script(&out.join(layout::SCRIPT), &input, first.task)?;
+        self.sync(&out.join(layout::SCHED), made)?;
         Ok(Prepared {
             token,
             tokens,
@@ -229,26 +268,41 @@ impl<'a> Desk<'a> {
             if std::fs::read(path).is_ok_and(|known| known == bytes) {
                 return Ok(());
             }
-            atomic::write(path, bytes)
+            atomic::replace(path, bytes)
         } else {
             std::fs::write(path, bytes)
         };
         written.map_err(Error::io(format!("cannot write {}", path.display())))
     }
 
+    /// Files of one attempt: its directories, what `f` writes there, and then all names made durable at once.
+    fn in_attempt<T>(&self, u: &Unit, f: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+        let dir = layout::attempt_dir(&layout::task_dir(self.out_dir, &u.task.key), u.n);
+        let sched = dir.join(layout::SCHED);
+        let made = self.make_dir(&sched, &u.task.title())?;
+        let value = f(&dir)?;
+        self.sync(&sched, made)?;
+        Ok(value)
+    }
+
     /// Directories exist, and durably so, before the submission: a scheduler that cannot open its output file lets the
-    /// job fail without a trace (specs: F26).
-    fn make_dir(&self, dir: &Path, task: &str) -> Result<()> {
-        if dir.is_dir() {
+    /// job fail without a trace (specs: F26). `true`: they were not there before.
+    fn make_dir(&self, sched: &Path, task: &str) -> Result<bool> {
+        if sched.is_dir() {
+            return Ok(false);
+        }
+        std::fs::create_dir_all(sched)
+            .map_err(Error::io(format!("cannot create {} for {task}", sched.display())))?;
+        Ok(true)
+    }
+
+    /// Makes the names beside `sched` durable: in attempt-n, and where directories were made attempt-n in the task's
+    /// directory, and that one in tasks/.
+    fn sync(&self, sched: &Path, made: bool) -> Result<()> {
+        if !self.durable {
             return Ok(());
         }
-        let made = std::fs::create_dir_all(dir).and_then(|()| {
-            if !self.durable {
-                return Ok(());
-            }
-            // attempt-n/sched in attempt-n, attempt-n in the task's directory, that one in tasks/
-            dir.ancestors().take(3).try_for_each(atomic::sync_dir)
-        });
-        made.map_err(Error::io(format!("cannot create {} for {task}", dir.display())))
+        let synced = sched.ancestors().take(if made { 3 } else { 1 }).try_for_each(atomic::sync_dir);
+        synced.map_err(Error::io(format!("cannot make the files beside {} durable", sched.display())))
     }
 }

@@ -71,11 +71,12 @@ impl Engine {
                 Decision::Stop { why } => stopped.push((title_of(&round.board, v.k), why)),
             }
         }
-        if again.is_empty() {
+        let dead_ends = dead_ends(&round.board);
+        if again.is_empty() && dead_ends.is_empty() {
             return Ok(stopped);
         }
         let retried: Vec<usize> = again.iter().map(|(k, ..)| *k).collect();
-        for k in self.supersede(lease, round, &retried)? {
+        for k in self.supersede(lease, round, &retried, &dead_ends)? {
             let memory_mb = round.board.newest[k].as_ref().map_or(0, |a| a.memory_mb);
             again.push((k, 0, memory_mb, "a task before it is tried again".into()));
         }
@@ -192,13 +193,20 @@ impl Engine {
 
     /// Jobs that wait in the queue for an attempt that has failed can never run: they are cancelled, and once they are
     /// certainly gone they get a new attempt with new dependencies (specs: F9). Returns the ones that are gone.
-    fn supersede(&mut self, lease: &Lease, round: &mut Round, retried: &[usize]) -> Result<Vec<usize>> {
+    fn supersede(
+        &mut self,
+        lease: &Lease,
+        round: &mut Round,
+        retried: &[usize],
+        dead_ends: &[usize],
+    ) -> Result<Vec<usize>> {
         let board = &round.board;
         let mut below = vec![false; board.tasks.len()];
-        for &k in retried {
+        for &k in retried.iter().chain(dead_ends) {
             below[k] = true;
         }
-        let mut waiting: Vec<(usize, AttemptRow)> = Vec::new();
+        let mut waiting: Vec<(usize, AttemptRow)> =
+            dead_ends.iter().filter_map(|&k| Some((k, board.newest[k].clone()?))).collect();
         for k in 0..board.tasks.len() {
             if below[k] {
                 continue;
@@ -285,6 +293,22 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Tasks whose job waits for a predecessor that will never succeed, though nothing before them is in need of a retry:
+/// a newer attempt of the predecessor is under way or done (it was decided on while nobody could see this job).
+fn dead_ends(board: &Board) -> Vec<usize> {
+    let stands = board.stands();
+    let fine = |u: &usize| !matches!(stands[*u], Stand::Over | Stand::Blocked(_));
+    let waits_in_vain = |k: &usize| {
+        board.newest[*k].as_ref().is_some_and(|a| {
+            a.stuck == "never-satisfied" && matches!(a.state, AttemptState::Submitted { .. })
+        })
+    };
+    (0..board.tasks.len())
+        .filter(waits_in_vain)
+        .filter(|&k| board.inputs[k].iter().chain(&board.services[k]).all(fine))
+        .collect()
 }
 
 fn past(a: &AttemptRow) -> Past {

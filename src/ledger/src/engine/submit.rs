@@ -1,11 +1,16 @@
 //! Handing in: intent, one call, answer; in topological order, arrays where many equal tasks are ready, back-pressure
 //! when a limit is reached.
+//!
+//! While one call is under way, the next submission is made ready: its files (by [`Ahead`]), and its intent, in one
+//! commit with the answer before. Every intent is durable before its call begins; at most two are without an answer at any
+//! moment, and both are looked up by their tokens after a crash.
 
 use crate::board::{Board, Readiness, Stand};
 use crate::db::lease::Lease;
 use crate::db::rows::AttemptRow;
 use crate::db::writes::NewSubmission;
 use crate::engine::Engine;
+use crate::engine::ahead::Ahead;
 use crate::engine::observe::element_job;
 use crate::engine::outcome::{Stop, SubmitReport};
 use crate::engine::prepare::{Desk, Prepared, Unit, in_parallel};
@@ -15,13 +20,14 @@ use crate::state::{AttemptState, Context, Observation, step};
 use crate::submission::{SubmissionState, on_reply};
 use cluster::backend::{JobRef, Submission, Submitted};
 use record::{FailureClass, Resources, Token};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 /// Fewest equal tasks that make an array.
 const ARRAY_MIN: usize = 2;
 
-/// Submissions whose files are written ahead of the calls.
-const AHEAD: usize = 64;
+/// Local tasks whose files are written while others run.
+const SPARE: usize = 16;
 
 /// Weight of suspicion that excludes a node from every task of the site, and how long a suspicion counts.
 const NODE_THRESHOLD: u32 = 2;
@@ -41,6 +47,8 @@ pub(super) struct Round {
     put_off: HashSet<usize>,
     /// The answer that is not in the ledger yet: written together with the next intent, one commit per job.
     unwritten: Option<Answer>,
+    /// Files that lie ready for attempts not handed in yet, by position, number and memory.
+    files: HashMap<(usize, u32, u64), Prepared>,
 }
 
 impl Round {
@@ -55,13 +63,57 @@ impl Round {
     }
 }
 
+/// A submission whose intent is durable.
+struct Intent {
+    group: Group,
+    prepared: Prepared,
+    exclude: Vec<String>,
+    submission: i64,
+    /// (position, attempt as it is while `submitting`)
+    elements: Vec<(usize, AttemptRow)>,
+}
+
 /// What became of one submission.
 struct Answer {
     submission: i64,
     state: SubmissionState,
-    reply: Submitted,
+    /// The scheduler's words where it did not accept.
+    words: String,
     /// (position, attempt as it was while `submitting`)
     elements: Vec<(usize, AttemptRow)>,
+}
+
+/// What is still to be handed in of the groups that are ready together.
+struct Queue<'q> {
+    groups: &'q [Group],
+    at: usize,
+    files: &'q Ahead,
+}
+
+impl Queue<'_> {
+    /// The next group of which at most `room` elements go, with its files if they lie ready.
+    fn next(&mut self, refused: &HashSet<String>, room: u64) -> Option<(Group, Option<Result<Prepared>>)> {
+        while self.groups.get(self.at).is_some_and(|g| refused.contains(&g.shape)) {
+            self.at += 1;
+        }
+        let mut group = self.groups.get(self.at)?.clone();
+        let fit = usize::try_from(room).unwrap_or(usize::MAX);
+        if fit == 0 {
+            return None;
+        }
+        let files = if group.members.len() > fit {
+            group.members.truncate(fit);
+            None
+        } else {
+            self.files.take(self.at)
+        };
+        self.at += 1;
+        Some((group, files))
+    }
+
+    fn is_done(&self) -> bool {
+        self.at >= self.groups.len()
+    }
 }
 
 impl Engine {
@@ -96,6 +148,7 @@ impl Engine {
             no_room: Vec::new(),
             put_off: HashSet::new(),
             unwritten: None,
+            files: HashMap::new(),
         })
     }
 
@@ -131,48 +184,73 @@ impl Engine {
 
     /// Hands in what is ready, until nothing is, or something says stop.
     pub(super) fn hand_in(&mut self, lease: &Lease, round: &mut Round, driver: bool) -> Result<()> {
-        let graph = self.graph()?;
-        let site = self.site.clone();
-        let options = self.options.clone();
-        let (nonce, run_dir) = (self.sweep.nonce.clone(), self.sweep.run_dir.clone());
-        let desk = Desk {
-            by_key: graph.tasks.iter().enumerate().map(|(k, t)| (&t.key, k)).collect(),
-            graph: &graph,
-            site: &site,
-            options: &options,
-            nonce: &nonce,
-            run_dir: &run_dir,
-            out_dir: &run_dir,
-            durable: true,
-        };
+        let papers = self.papers()?;
+        self.hand_in_at(lease, round, &papers.desk(), driver)
+    }
+
+    /// [`Engine::hand_in`] at a desk that is laid out already.
+    pub(super) fn hand_in_at(
+        &mut self,
+        lease: &Lease,
+        round: &mut Round,
+        desk: &Desk,
+        driver: bool,
+    ) -> Result<()> {
         loop {
-            let groups = self.ready(round, &desk, driver);
+            let groups = self.ready(round, desk, driver);
             if groups.is_empty() {
                 break;
             }
-            for window in groups.chunks(if driver { 1 } else { AHEAD }) {
-                // Files of many submissions at once: each waits for its own fsync.
-                let mut files: Vec<Option<Prepared>> = if window.len() < 2 {
-                    vec![None; window.len()]
-                } else {
-                    let board = &round.board;
-                    in_parallel(window, |group| desk.prepare(&units(board, &desk, group), is_array(group)))
-                        .into_iter()
-                        .map(|prepared| prepared.map(Some))
-                        .collect::<Result<_>>()?
-                };
-                for (group, prepared) in window.iter().zip(&mut files) {
-                    if !self.submit_group(lease, round, &desk, group.clone(), prepared.take())? {
-                        return self.write_answer(lease, round);
-                    }
-                }
+            let go_on = if groups.len() < 2 {
+                self.hand_in_groups(lease, round, desk, &groups, &Ahead::none(), driver)?
+            } else {
+                let jobs: Vec<(Vec<Unit>, bool)> =
+                    groups.iter().map(|g| (units(&round.board, desk, g), is_array(g))).collect();
+                Ahead::over(
+                    &jobs,
+                    |(units, array)| desk.prepare(units, *array),
+                    |files| self.hand_in_groups(lease, round, desk, &groups, files, driver),
+                )?
+            };
+            if !go_on {
+                break;
             }
         }
         self.write_answer(lease, round)
     }
 
+    /// Local tasks wait for a slot, not for a scheduler: the files of the next ones are written while the slots are busy.
+    pub(super) fn write_ahead(&self, round: &mut Round, desk: &Desk) -> Result<()> {
+        let stands = round.board.stands();
+        let (mut next, mut there) = (Vec::new(), 0);
+        for k in (0..stands.len()).filter(|&k| stands[k] == Stand::Pending) {
+            if next.len() + there == SPARE {
+                break;
+            }
+            let newest = round.board.newest[k].as_ref();
+            let Some(task) = desk.task(&round.board.tasks[k].key) else { continue };
+            let (n, memory_mb) = (next_n(newest), memory_of(newest, task));
+            let Readiness::Go { .. } = round.board.readiness(k, &stands, true) else { continue };
+            if round.files.contains_key(&(k, n, memory_mb)) {
+                there += 1;
+            } else {
+                next.push((k, Unit { task, n, memory_mb }));
+            }
+        }
+        // many at a time: their fsyncs share the disk's
+        if there > SPARE / 2 {
+            return Ok(());
+        }
+        let made = in_parallel(&next, |(_, unit)| desk.prepare(&[*unit], false));
+        for ((k, unit), prepared) in next.iter().zip(made) {
+            round.files.insert((*k, unit.n, unit.memory_mb), prepared?);
+        }
+        Ok(())
+    }
+
     /// Ready tasks, grouped: equal phase, resources, options and dependencies go into one array where there are arrays.
-    fn ready(&self, round: &Round, desk: &Desk, driver: bool) -> Vec<Group> {
+    /// Where there is no queue (`driver`) only the first for which there is room now: the next look is as cheap.
+    fn ready(&self, round: &mut Round, desk: &Desk, driver: bool) -> Vec<Group> {
         let now_ms = record::now_ms();
         let stands = round.board.stands();
         let max_array = self.backend.limits().max_array.max(1) as usize;
@@ -191,9 +269,12 @@ impl Engine {
             if driver && wait_ms > 0 {
                 continue;
             }
-            let memory_mb = newest
-                .filter(|a| a.state == AttemptState::Deferred)
-                .map_or(task.resources.memory_mb, |a| a.memory_mb);
+            let memory_mb = memory_of(newest, task);
+            // Smaller tasks may pass one that finds no room: nothing idles, and the sweep is finite.
+            if driver && !self.has_room(round, &Resources { memory_mb, ..task.resources.clone() }) {
+                continue;
+            }
+            let newest = round.board.newest[k].as_ref();
             let shape = format!(
                 "{}\n{:?}\n{memory_mb}\n{:?}\n{}",
                 task.phase, task.resources, task.extra, task.margin_s
@@ -208,6 +289,9 @@ impl Engine {
                 after_start,
                 shape,
             };
+            if driver {
+                return vec![group];
+            }
             if max_array < ARRAY_MIN || group.delay_s > 0 || task.work.kind().is_service() {
                 groups.push(group);
                 continue;
@@ -224,81 +308,115 @@ impl Engine {
         groups
     }
 
-    /// One submission. `false`: stop the round.
-    fn submit_group(
+    /// Whether this machine has room for a task of that size in this round; noted if not.
+    fn has_room(&self, round: &mut Round, wanted: &Resources) -> bool {
+        if !round.no_room.contains(wanted) {
+            if self.backend.has_room(wanted) {
+                return true;
+            }
+            round.no_room.push(wanted.clone());
+        }
+        round.report.stopped.get_or_insert_with(|| Stop::Limit("no free slot".into()));
+        false
+    }
+
+    /// Submissions of groups that are ready together: none depends on another, so the intent of each can be written
+    /// while the call before it runs. `false`: stop the round.
+    fn hand_in_groups(
         &mut self,
         lease: &Lease,
         round: &mut Round,
         desk: &Desk,
-        mut group: Group,
-        mut ready: Option<Prepared>,
+        groups: &[Group],
+        files: &Ahead,
+        driver: bool,
     ) -> Result<bool> {
-        if round.refused.contains(&group.shape) {
-            return Ok(true);
-        }
-        if round.slots == 0 {
-            round.report.stopped = Some(Stop::Limit(format!(
-                "the site file allows {} jobs at a time (`limits.max_submit`)",
-                self.backend.limits().max_submit.unwrap_or(0)
-            )));
-            return Ok(false);
-        }
-        // Smaller tasks may pass one that finds no room: nothing idles, and the sweep is finite.
-        let first = &group.members[0];
-        let task = desk.task(&round.board.tasks[first.k].key).expect("only tasks of the graph are ready");
-        let wanted = Resources { memory_mb: first.memory_mb, ..task.resources.clone() };
-        if round.no_room.contains(&wanted) || !self.backend.has_room(&wanted) {
-            round.put_off.extend(group.members.iter().map(|m| m.k));
-            if !round.no_room.contains(&wanted) {
-                round.no_room.push(wanted);
-            }
-            round.report.stopped.get_or_insert_with(|| Stop::Limit("no free slot".into()));
-            return Ok(true);
-        }
-        let fit = usize::try_from(round.slots).unwrap_or(usize::MAX);
-        if group.members.len() > fit {
-            group.members.truncate(fit);
-            ready = None;
-        }
+        let mut queue = Queue { groups, at: 0, files };
+        let mut following: Option<Intent> = None;
         let mut halved = None;
         loop {
-            let prepared = match ready.take() {
-                Some(prepared) => prepared,
-                None => desk.prepare(&units(&round.board, desk, &group), is_array(&group))?,
+            let now = match following.take() {
+                Some(intent) => intent,
+                None => match queue.next(&round.refused, round.slots) {
+                    Some((group, files)) => self.intend(lease, round, desk, group, files)?,
+                    None if queue.is_done() => return Ok(true),
+                    None => {
+                        round.report.stopped = Some(Stop::Limit(format!(
+                            "the site file allows {} jobs at a time (`limits.max_submit`)",
+                            self.backend.limits().max_submit.unwrap_or(0)
+                        )));
+                        return Ok(false);
+                    }
+                },
             };
-            let (submission, elements) = self.write_intent(lease, round, &group, &prepared)?;
-            let exclude = self.excluded_nodes(round, &group)?;
-            let reply = self.backend.submit(&Submission {
-                token: prepared.token.clone(),
-                script: prepared.script.clone(),
-                dir: prepared.sched_dir.clone(),
-                array: prepared.array,
-                after_ok: group.after_ok.clone(),
-                after_start: group.after_start.clone(),
-                delay_s: group.delay_s,
-                exclude_nodes: exclude,
-                resources: prepared.resources.clone(),
-                comment: prepared.title.clone(),
-            });
-            let open = SubmissionState::Open { since_ms: record::now_ms(), absent_since_ms: None };
-            let state = on_reply(open, &reply);
-            let size = elements.len();
-            let go_on = self.count_reply(round, &reply, &group);
-            round.unwritten = Some(Answer { submission, state, reply: reply.clone(), elements });
+            let size = now.elements.len();
+            let reply;
+            (reply, following) = if driver || halved.is_some() {
+                (self.backend.submit(&now.call()), None)
+            } else {
+                let left = round.slots.saturating_sub(size as u64);
+                let backend = Arc::clone(&self.backend);
+                let call = now.call();
+                let (reply, following) = std::thread::scope(|scope| {
+                    let calling = scope.spawn(|| backend.submit(&call));
+                    let following = match queue.next(&round.refused, left) {
+                        Some((group, files)) => self.intend(lease, round, desk, group, files).map(Some),
+                        None => self.write_answer(lease, round).map(|()| None),
+                    };
+                    (calling.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), following)
+                });
+                match following {
+                    Ok(following) => (reply, following),
+                    // The answer that is known is worth writing down, if that still can be done.
+                    Err(e) => {
+                        round.unwritten = Some(Answer::to(now, &reply));
+                        let _ = self.write_answer(lease, round);
+                        return Err(e);
+                    }
+                }
+            };
+            let mut go_on = self.count_reply(round, &reply, &now.group);
+            let mut group = now.group.clone();
+            round.unwritten = Some(Answer::to(now, &reply));
             self.remember(round);
-            // An array is refused whole although some of it would fit (specs: F15): halve it until it does.
-            if let Submitted::Limit(text) = &reply
-                && size > 1
-            {
-                self.write_answer(lease, round)?;
-                group.members.truncate(size / 2);
-                halved = Some(Stop::Limit(text.clone()));
-                continue;
+            let refused = |i: &Intent| round.refused.contains(&i.group.shape);
+            if following.as_ref().is_some_and(|next| !go_on || refused(next)) {
+                self.withdraw(lease, round, following.take())?;
             }
-            // A part went in: the limit is reached all the same.
-            round.report.stopped = round.report.stopped.take().or(halved.clone());
-            return Ok(go_on && halved.is_none());
+            match &reply {
+                // An array is refused whole although some of it would fit (specs: F15): halve it until it does.
+                Submitted::Limit(text) if size > 1 => {
+                    self.write_answer(lease, round)?;
+                    group.members.truncate(size / 2);
+                    halved = Some(Stop::Limit(text.clone()));
+                    following = Some(self.intend(lease, round, desk, group, None)?);
+                    go_on = true;
+                }
+                // A part went in: the limit is reached all the same.
+                _ if halved.is_some() => {
+                    round.report.stopped = round.report.stopped.take().or(halved.take());
+                    return Ok(false);
+                }
+                _ => {}
+            }
+            if !go_on {
+                return Ok(false);
+            }
         }
+    }
+
+    /// An intent whose call will not be made: the one before it met a limit, or was refused for what both have in common.
+    fn withdraw(&mut self, lease: &Lease, round: &mut Round, intent: Option<Intent>) -> Result<()> {
+        let Some(intent) = intent else { return Ok(()) };
+        self.write_answer(lease, round)?;
+        round.unwritten = Some(Answer {
+            submission: intent.submission,
+            state: SubmissionState::Void,
+            words: "not handed in: the submission before it was not accepted".into(),
+            elements: intent.elements,
+        });
+        self.remember(round);
+        Ok(())
     }
 
     /// Counts an answer; `false`: stop the round.
@@ -347,14 +465,24 @@ impl Engine {
         }
     }
 
-    /// Transaction 1 of a submission, together with transaction 2 of the one before.
-    fn write_intent(
+    /// Transaction 1 of a submission, together with transaction 2 of the one before. Its files are durable already, or
+    /// are made so first.
+    fn intend(
         &mut self,
         lease: &Lease,
         round: &mut Round,
-        group: &Group,
-        prepared: &Prepared,
-    ) -> Result<(i64, Vec<(usize, AttemptRow)>)> {
+        desk: &Desk,
+        group: Group,
+        files: Option<Result<Prepared>>,
+    ) -> Result<Intent> {
+        let first = &group.members[0];
+        let kept =
+            round.files.remove(&(first.k, first.n, first.memory_mb)).filter(|_| group.members.len() == 1);
+        let prepared = match files.or(kept.map(Ok)) {
+            Some(prepared) => prepared?,
+            None => desk.prepare(&units(&round.board, desk, &group), is_array(&group))?,
+        };
+        let exclude = self.excluded_nodes(round, &group)?;
         let me = Process::me();
         let new = NewSubmission {
             token: prepared.token.clone(),
@@ -365,7 +493,7 @@ impl Engine {
         };
         let before = round.unwritten.take();
         let board = &round.board;
-        self.db.write(lease, &self.sweep.name, |w| {
+        let (submission, elements) = self.db.write(lease, &self.sweep.name, |w| {
             if let Some(answer) = &before {
                 store_answer(w, answer)?;
             }
@@ -377,7 +505,8 @@ impl Engine {
                 elements.push((m.k, fresh_row(id, &board.tasks[m.k], m, token, submission, element)));
             }
             Ok((submission, elements))
-        })
+        })?;
+        Ok(Intent { group, prepared, exclude, submission, elements })
     }
 
     fn write_answer(&mut self, lease: &Lease, round: &mut Round) -> Result<()> {
@@ -401,6 +530,48 @@ impl Engine {
         nodes.dedup();
         Ok(nodes)
     }
+}
+
+impl Intent {
+    /// The call that this is the intent of.
+    fn call(&self) -> Submission {
+        Submission {
+            token: self.prepared.token.clone(),
+            script: self.prepared.script.clone(),
+            dir: self.prepared.sched_dir.clone(),
+            array: self.prepared.array,
+            after_ok: self.group.after_ok.clone(),
+            after_start: self.group.after_start.clone(),
+            delay_s: self.group.delay_s,
+            exclude_nodes: self.exclude.clone(),
+            resources: self.prepared.resources.clone(),
+            comment: self.prepared.title.clone(),
+        }
+    }
+}
+
+impl Answer {
+    fn to(intent: Intent, reply: &Submitted) -> Self {
+        let open = SubmissionState::Open { since_ms: record::now_ms(), absent_since_ms: None };
+        let words = match reply {
+            Submitted::Accepted(_) => "",
+            Submitted::Refused(t)
+            | Submitted::Limit(t)
+            | Submitted::Unavailable(t)
+            | Submitted::Uncertain(t) => t,
+        };
+        Self {
+            submission: intent.submission,
+            state: on_reply(open, reply),
+            words: words.to_owned(),
+            elements: intent.elements,
+        }
+    }
+}
+
+/// Megabytes for the next attempt: what a retry that was decided on asks for, else what the task does.
+fn memory_of(newest: Option<&AttemptRow>, task: &plan::Task) -> u64 {
+    newest.filter(|a| a.state == AttemptState::Deferred).map_or(task.resources.memory_mb, |a| a.memory_mb)
 }
 
 fn units<'a>(board: &Board, desk: &Desk<'a>, group: &Group) -> Vec<Unit<'a>> {
@@ -461,12 +632,7 @@ fn answered(row: &AttemptRow, submission: &SubmissionState) -> (AttemptState, St
 }
 
 fn store_answer(w: &crate::db::writes::Writer, answer: &Answer) -> rusqlite::Result<()> {
-    let words = match &answer.reply {
-        Submitted::Accepted(_) => "",
-        Submitted::Refused(t) | Submitted::Limit(t) | Submitted::Unavailable(t) | Submitted::Uncertain(t) => {
-            t
-        }
-    };
+    let words = answer.words.as_str();
     w.set_submission(answer.submission, &answer.state, words)?;
     for (_, row) in &answer.elements {
         let (state, why) = answered(row, &answer.state);
