@@ -264,6 +264,68 @@ fn cancel_ends_what_a_killed_driver_left_running() {
 }
 
 #[test]
+fn a_cancellation_reaches_the_driver_at_work_and_what_it_names_is_not_started_any_more() {
+    let p = place(&GATED.replace("seed: [1, 2]", "seed: [1, 2, 3, 4]"));
+    let driver = start(&p, &RUN);
+    until("two run", || p.dir.path().join("ran").exists() && ran(&p).len() == 2);
+    // seed 3 has not begun: it must not take the slot that comes free
+    let done = p.run(&["cancel", "gated", "seed=1", "seed=3"]).code(0);
+    done.says("asking it to cancel").says("1 attempts cancelled");
+    until("the next one has the slot", || ran(&p).len() == 3);
+    p.run(&["cancel", "gated", "no-such-thing"]).code(2).says("phases: train");
+    p.write("go-2", "");
+    p.write("go-4", "");
+    end(driver).code(1).says("cancelled");
+    assert_eq!(ran(&p), ["train-1 1", "train-2 1", "train-4 1"]);
+    assert_eq!(states(&p), ["cancelled", "succeeded", "planned", "succeeded"]);
+    let left = std::fs::read_dir(p.dir.path().join("runs/gated/requests")).unwrap().count();
+    assert_eq!(left, 0, "nothing that a later driver could obey");
+}
+
+/// As in a container: process 1 is the shell, and the session's leader lies outside of the namespace.
+#[test]
+fn in_a_pid_namespace_a_sweep_runs_is_cancelled_and_stops_on_ctrl_c() {
+    let unshare = |script: &str, p: &Place| {
+        let path = p
+            .command(&[])
+            .get_envs()
+            .find_map(|(k, v)| (k == "PATH").then(|| v.unwrap().to_owned()))
+            .unwrap();
+        let mut u = std::process::Command::new("unshare");
+        u.args(["--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "bash", "-ec", script]);
+        u.current_dir(p.dir.path()).env("PATH", path).env("B", util::BESSEMER).stdin(Stdio::null());
+        u.env("RAN", p.dir.path().join("ran")).env("GO", p.dir.path().join("go"));
+        Done::of(u.output().unwrap())
+    };
+    let p = place(GATED);
+    let probe = unshare("true", &p);
+    if probe.code != 0 {
+        eprintln!("skipped: no user and pid namespaces here: {}", probe.err.trim());
+        return;
+    }
+    // `cancel` while the driver works, then Ctrl-C; `set -m` so that bash does not shield its child from SIGINT
+    let script = r#"
+        set -m
+        "$B" run job.yaml --site here.yaml --plain & driver=$!
+        until [ "$(wc -l <"$RAN" 2>/dev/null)" = 2 ]; do sleep 0.05; done
+        "$B" cancel gated seed=1
+        kill -INT $driver
+        code=0; wait $driver || code=$?
+        "$B" status gated --offline
+        for p in /proc/[0-9]*; do
+            if tr '\0' '\n' <"$p/environ" 2>/dev/null | grep -q '^BESSEMER_TOKEN='; then echo "left: $p"; fi
+        done
+        exit $code
+    "#;
+    let done = unshare(script, &p).code(85).says("1 attempts cancelled").says("1 cancelled, 1 checkpointed");
+    assert!(!done.out.contains("left:"), "{}", done.out);
+    p.write("go-1", "");
+    p.write("go-2", "");
+    unshare(r#""$B" resume gated"#, &p).code(0);
+    assert_eq!(states(&p), ["succeeded", "succeeded"]);
+}
+
+#[test]
 fn a_second_driver_is_refused_while_the_first_works_and_may_look() {
     let p = place(GATED);
     let driver = start(&p, &RUN);

@@ -62,6 +62,8 @@ pub enum Submitted {
 #[serde(rename_all = "kebab-case")]
 pub enum JobState {
     Waiting,
+    /// Waiting for nodes or a partition that are not there now: it may pass, or last for ever (specs: F11).
+    Unavailable,
     /// Held by somebody, or waiting for a reason that never goes away: tell the user (specs: F11).
     Hopeless,
     /// Its dependency can never be satisfied (specs: F9).
@@ -103,6 +105,7 @@ impl JobState {
         matches!(
             self,
             S::Waiting
+                | S::Unavailable
                 | S::Hopeless
                 | S::NeverSatisfied
                 | S::Starting

@@ -140,6 +140,8 @@ pub struct Bounds {
     pub gpus: Option<u32>,
     /// Floor of every repeated look at the queue.
     pub min_poll: Seconds,
+    /// A job that waits for absent nodes or a closed partition for longer than this is shown as one that will not start.
+    pub unavailable: Seconds,
 }
 
 impl Default for Bounds {
@@ -152,6 +154,7 @@ impl Default for Bounds {
             memory: None,
             gpus: None,
             min_poll: Seconds(60),
+            unavailable: Seconds(6 * 3600),
         }
     }
 }

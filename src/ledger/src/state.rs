@@ -234,7 +234,7 @@ fn on_row(state: AttemptState, row: &Seen, ctx: &Context) -> (AttemptState, Vec<
     let Some(job) = state.job().cloned() else { return (state, vec![]) };
     let hint = match row.state {
         J::Unknown => return (state, vec![]),
-        J::Waiting | J::Hopeless | J::NeverSatisfied => {
+        J::Waiting | J::Unavailable | J::Hopeless | J::NeverSatisfied => {
             let again = if ctx.cancel_asked { vec![Action::Cancel(job.clone())] } else { vec![] };
             // Back from running to waiting is a requeue under the same id (specs: F24); not a failure.
             return (S::Submitted { job }, again);

@@ -2,7 +2,7 @@
 
 use crate::board::{Board, Stand};
 use crate::db::lease::Holder;
-use crate::db::rows::{AttemptRow, SweepRow};
+use crate::db::rows::{AttemptRow, SweepRow, stuck};
 use crate::error::Result;
 pub use crate::files::Progress;
 use crate::filter::Filter;
@@ -244,7 +244,7 @@ fn task_state(board: &Board, k: usize, stand: &Stand) -> TaskState {
             Stand::Blocked(_) => TaskState::Blocked,
             _ => TaskState::Deferred,
         },
-        S::Submitted { .. } if a.stuck.is_empty() => TaskState::Queued,
+        S::Submitted { .. } if matches!(a.stuck.as_str(), "" | stuck::UNAVAILABLE) => TaskState::Queued,
         S::Submitted { .. } => TaskState::Hopeless,
         S::Running { .. } => TaskState::Running,
         S::FinishedUnconfirmed { .. } => TaskState::FinishedUnconfirmed,
@@ -274,6 +274,8 @@ fn task_view(
     };
     let message = if state == TaskState::Damaged {
         task.damaged.clone()
+    } else if let Some(text) = a.and_then(unavailable) {
+        text
     } else {
         a.map(|a| a.message.clone()).unwrap_or_default()
     };
@@ -305,6 +307,26 @@ fn task_view(
         peak_rss_mb: a.map_or(0.0, |a| a.peak_rss_mb),
         cancelling: a.is_some_and(|a| a.cancel_asked && a.state.is_live()),
     }
+}
+
+/// What to think of a job that waits for nodes or a partition that are not there.
+fn unavailable(a: &AttemptRow) -> Option<String> {
+    let advice = match a.stuck.as_str() {
+        _ if !matches!(a.state, AttemptState::Submitted { .. }) => return None,
+        stuck::UNAVAILABLE => "it may pass",
+        stuck::TOO_LONG => {
+            "longer than the site's `limits.unavailable`: ask the site's staff, or `bessemer cancel` it and resume \
+             with another `queue` or without the nodes it asks for"
+        }
+        _ => return None,
+    };
+    let minutes = (record::now_ms() - a.stuck_since_ms).max(0) / 60_000;
+    let age = match minutes {
+        0..120 => format!("{minutes} min"),
+        120..2880 => format!("{} h", minutes / 60),
+        _ => format!("{} days", minutes / 1440),
+    };
+    Some(format!("{}, seen for {age}: {advice}", a.reason))
 }
 
 fn progress(a: &AttemptRow) -> Option<Progress> {

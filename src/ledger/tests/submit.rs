@@ -360,3 +360,55 @@ fn publish(spec: &record::TaskSpec) {
     };
     record::atomic::write_json(&spec.task_dir.join("result.json"), &pointer).unwrap();
 }
+
+#[test]
+fn absent_nodes_are_waiting_at_first_and_after_the_sites_patience_an_error_with_its_age() {
+    let lab = Lab::new(graph(vec![task("a", "a", &[])]));
+    lab.create().submit().unwrap();
+    lab.fake.set(&lab.job_of("a"), JobState::Unavailable, "PENDING ReqNodeNotAvail, UnavailableNodes:n4");
+    assert_eq!(lab.states()["a"], "queued");
+    let view = lab.open().view(&Filter::all()).unwrap();
+    assert!(view.tasks[0].message.contains("UnavailableNodes:n4, seen for 0 min: it may pass"), "{view:?}");
+
+    // seven hours ago, by hand
+    let conn = rusqlite::Connection::open(lab.db().path()).unwrap();
+    conn.execute("UPDATE attempt SET stuck_since_ms = stuck_since_ms - 7 * 3600000", []).unwrap();
+    // other nodes by now: the same trouble
+    lab.fake.set(&lab.job_of("a"), JobState::Unavailable, "PENDING ReqNodeNotAvail, UnavailableNodes:n5");
+    assert_eq!(lab.states()["a"], "hopeless");
+    let view = lab.open().view(&Filter::all()).unwrap();
+    assert!(
+        view.tasks[0].message.contains("seen for 7 h: longer than the site's `limits.unavailable`"),
+        "{view:?}"
+    );
+
+    lab.fake.set(&lab.job_of("a"), JobState::Waiting, "PENDING Priority");
+    assert_eq!(lab.states()["a"], "queued");
+    let view = lab.open().view(&Filter::all()).unwrap();
+    assert_eq!(view.tasks[0].message, "", "the nodes are back");
+}
+
+#[test]
+fn a_planner_that_dies_with_two_intents_open_adopts_what_was_taken_and_repeats_what_was_not() {
+    // The call of the second is never made, since the first kills the planner after its effect.
+    let lab = Lab::new(graph(vec![
+        task("a", "a", &[]),
+        task("b", "b", &[&task("a", "a", &[])]),
+        task("x", "x", &[]),
+    ]));
+    lab.fake.with(|w| w.crash_after_submit = true);
+    let mut engine = lab.create();
+    let crashed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(engine.submit())));
+    assert!(crashed.is_err());
+    drop(engine);
+    let conn = rusqlite::Connection::open(lab.db().path()).unwrap();
+    let open: i64 =
+        conn.query_row("SELECT count(*) FROM submission WHERE state = 'open'", [], |r| r.get(0)).unwrap();
+    assert_eq!(open, 2, "both intents are durable, and nobody knows the answer of either");
+    conn.execute("DELETE FROM lease", []).unwrap();
+    lab.fake.with(|w| w.crash_after_submit = false);
+    let report = lab.open().submit().unwrap();
+    assert_eq!((report.live, report.submitted), (1, 2), "{report:?}");
+    assert_eq!(lab.fake.with(|w| w.submits), 3, "three tasks, three calls");
+    assert_eq!(lab.fake.job(&lab.job_of("b")).after_ok, [lab.job_of("a")], "the adopted id carries on");
+}

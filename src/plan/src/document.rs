@@ -41,13 +41,18 @@ pub(crate) fn read(text: &str, options: &Options, report: &mut Report) -> Option
             Some(profile) => merged = merged.merged(&profile.value, Level::Job),
             None => {
                 let at = written.entry("profiles").map_or(start, |e| e.at);
-                let help = allowed(name, profiles.iter().map(|p| p.key.as_str()));
+                let help = if profiles.is_empty() {
+                    "the job file has no `profiles:`; leave the profile out, or write one (docs/JOBFILE.md)"
+                        .into()
+                } else {
+                    allowed(name, profiles.iter().map(|p| p.key.as_str()))
+                };
                 report.error(at, format!("there is no profile `{name}`"), help);
             }
         }
     }
     for (path, value) in &options.set {
-        if let Some(node) = setting(path, value, report) {
+        if let Some(node) = setting(&merged, path, value, report) {
             merged = merged.merged(&node, Level::Job);
         }
     }
@@ -55,29 +60,104 @@ pub(crate) fn read(text: &str, options: &Options, report: &mut Report) -> Option
     Some(Document { written, merged })
 }
 
-/// `phases.rl.params.episodes` and `5` as a tree of nested mappings.
-fn setting(path: &str, value: &str, report: &mut Report) -> Option<Node> {
+/// `phases.rl.params.episodes` and `5` as a tree of nested mappings, to be laid over `merged`. Inside a list (`seed[0]` or
+/// `seed.0`) the whole list with that one item changed.
+fn setting(merged: &Node, path: &str, value: &str, report: &mut Report) -> Option<Node> {
     let source = report.add_source(format!("--set {path}={value}"));
     let start = Pos { source, line: 1, column: 1 };
-    if path.split('.').any(|s| s.trim().is_empty()) {
-        let help = "write --set phases.PHASE.params.NAME=VALUE".to_owned();
+    let Some(steps) = steps(path, start) else {
+        let help = "write --set phases.PHASE.params.NAME=VALUE; an item of a list is NAME[0]".to_owned();
         report.error(start, format!("`{path}` is not a path"), help);
         return None;
-    }
+    };
     let shift = u32::try_from(path.chars().count() + 1).unwrap_or(u32::MAX);
-    let mut node = yaml::parse(source, shift, value, report).unwrap_or(Node {
+    let node = yaml::parse(source, shift, value, report).unwrap_or(Node {
         at: Pos { column: shift.saturating_add(1), ..start },
         tree: Tree::Scalar(Value::Null),
     });
     yaml::duplicates(&node, report);
-    let mut end = path.chars().count();
-    for segment in path.rsplit('.') {
-        let column = u32::try_from(end - segment.chars().count() + 1).unwrap_or(u32::MAX);
-        let at = Pos { column, ..start };
-        node = Node { at, tree: Tree::Map(vec![Entry { key: segment.trim().to_owned(), at, value: node }]) };
-        end = end.saturating_sub(segment.chars().count() + 1);
+    overlay(Some(merged), &steps, node, report)
+}
+
+/// One step of a path.
+struct Step {
+    key: String,
+    /// A number, which counts from 0 in a list.
+    index: Option<usize>,
+    /// In brackets: certainly an item of a list.
+    item: bool,
+    at: Pos,
+}
+
+/// `a.b[2]` in steps; `None` if it is no path.
+fn steps(path: &str, start: Pos) -> Option<Vec<Step>> {
+    let mut steps = Vec::new();
+    let mut column = 1;
+    for segment in path.split('.') {
+        let mut at = |len: usize| {
+            let at = Pos { column, ..start };
+            column += u32::try_from(len).unwrap_or(0);
+            at
+        };
+        let (name, mut items) = segment.find('[').map_or((segment, ""), |i| segment.split_at(i));
+        let key = name.trim().to_owned();
+        if key.is_empty() {
+            return None;
+        }
+        steps.push(Step { index: key.parse().ok(), key, item: false, at: at(name.chars().count()) });
+        while let Some(rest) = items.strip_prefix('[') {
+            let (number, rest) = rest.split_once(']')?;
+            let index = number.trim().parse().ok()?;
+            let len = number.chars().count() + 2;
+            steps.push(Step { key: number.trim().to_owned(), index: Some(index), item: true, at: at(len) });
+            items = rest;
+        }
+        if !items.trim().is_empty() {
+            return None;
+        }
+        at(1);
     }
-    Some(node)
+    Some(steps)
+}
+
+/// `value` at the end of `steps`, as something that merging puts there. `here`: what stands at the beginning of them now.
+fn overlay(here: Option<&Node>, steps: &[Step], value: Node, report: &mut Report) -> Option<Node> {
+    let Some((step, rest)) = steps.split_first() else { return Some(value) };
+    let list = here.and_then(|n| match &n.tree {
+        Tree::Seq(items) => Some(items),
+        _ => None,
+    });
+    match (list, step.index) {
+        (Some(items), Some(k)) => {
+            let Some(item) = items.get(k) else {
+                let message = format!("there is no item {k} in this list");
+                let help = match items.len() {
+                    0 => "it is empty: set the whole list, NAME='[VALUE]'".to_owned(),
+                    n => format!("it has the items 0 to {}; set the whole list to make it longer", n - 1),
+                };
+                report.error(step.at, message, help);
+                return None;
+            };
+            let mut items = items.clone();
+            items[k] = item.merged(&overlay(Some(item), rest, value, report)?, Level::Other);
+            Some(Node { at: step.at, tree: Tree::Seq(items) })
+        }
+        _ if step.item => {
+            let what = here.map_or("nothing".to_owned(), Node::describe);
+            report.error(
+                step.at,
+                format!("there is no list here, but {what}"),
+                "leave the brackets out".into(),
+            );
+            None
+        }
+        _ => {
+            let below = here.and_then(|n| n.get(&step.key));
+            let value = overlay(below, rest, value, report)?;
+            let entry = Entry { key: step.key.clone(), at: step.at, value };
+            Some(Node { at: step.at, tree: Tree::Map(vec![entry]) })
+        }
+    }
 }
 
 fn without(node: &Node, key: &str) -> Node {

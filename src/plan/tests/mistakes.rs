@@ -274,6 +274,15 @@ fn mistakes_in_set_and_profile_have_a_place_too() {
         "--set phases.base.parms.steps=1:1:13: unknown key `parms` in `base`; did you mean `params`?"
     ));
     assert!(mistakes_with(&text, &set("phases..x", "1"))[0].contains("is not a path"));
+    let none =
+        mistakes_with(&format!("{HEAD}{TWO}"), &Options { profile: Some("x".into()), ..Options::default() });
+    assert!(none[0].contains("there is no profile `x`; the job file has no `profiles:`"), "{none:?}");
+    let lists = |path: &str| mistakes_with(&format!("{HEAD}{TWO}"), &set(path, "1")).remove(0);
+    let argv = "phases.base.params.steps[0]";
+    assert!(lists(argv).contains("there is no list here, but"), "{}", lists(argv));
+    for path in ["phases.base[", "phases.base[x]", "phases.base]0[", "a[0]b", "[0]"] {
+        assert!(lists(path).contains("is not a path"), "{path}: {}", lists(path));
+    }
     let profile = Options { profile: Some("quik".into()), ..Options::default() };
     assert_eq!(
         mistakes_with(&text, &profile),

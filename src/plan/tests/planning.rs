@@ -235,6 +235,29 @@ fn set_and_only_narrow_a_plan() {
 }
 
 #[test]
+fn set_reaches_into_lists() {
+    let set = |path: &str, value: &str| (path.to_owned(), value.to_owned());
+    let seeds = |paths: &[(String, String)]| {
+        let graph = planned(QUICKSTART, &Options { set: paths.to_vec(), ..Options::default() });
+        let seeds: BTreeSet<String> = of(&graph, "rl").iter().map(|t| t.labels["seed"].to_string()).collect();
+        seeds.into_iter().collect::<Vec<_>>().join(" ")
+    };
+    let before = seeds(&[]);
+    let (first, second) = before.split_once(' ').expect("two seeds");
+    assert_eq!(seeds(&[set("matrix.seed[1]", "7")]), format!("{first} 7"));
+    assert_eq!(seeds(&[set("matrix.seed.0", "7"), set("matrix.seed[1]", "8")]), "7 8", "{second} is gone");
+    let wrong =
+        load("j", QUICKSTART, &Options { set: vec![set("matrix.seed[2]", "7")], ..Options::default() });
+    let text = wrong.unwrap_err()[0].to_string();
+    assert!(
+        text.starts_with(
+            "--set matrix.seed[2]=7:1:12: there is no item 2 in this list; it has the items 0 to 1"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_profile_that_drops_axis_values_leaves_conditions_on_them_alone() {
     let text = format!("{SMALL}profiles: {{one: {{matrix: {{v: [a]}}}}}}\n");
     let graph = planned(&text, &Options { profile: Some("one".into()), ..Options::default() });

@@ -59,6 +59,16 @@ const HOPELESS: &[&str] = &[
     "AssociationUsageThreshold",
 ];
 
+/// Beginnings of reasons that an administrator may end within the hour, or never: how long they last tells.
+const UNAVAILABLE: &[&str] = &[
+    "ReqNodeNotAvail",
+    "Nodes required for job are DOWN, DRAINED",
+    "PartitionDown",
+    "PartitionInactive",
+    "NodeDown",
+    "FrontEndDown",
+];
+
 fn pending(reason: &str) -> JobState {
     if reason == "DependencyNeverSatisfied" {
         return JobState::NeverSatisfied;
@@ -68,7 +78,13 @@ fn pending(reason: &str) -> JobState {
     // limits of one job (QOSMaxWallDurationPerJobLimit, AssocMaxCpuPerJobLimit, QOSMinGRES): this job breaks them for ever
     let per_job =
         reason.contains("PerJob") || reason.starts_with("QOSMin") || reason.contains("MaxWallDuration");
-    if held || per_job || HOPELESS.contains(&reason) { JobState::Hopeless } else { JobState::Waiting }
+    if held || per_job || HOPELESS.contains(&reason) {
+        JobState::Hopeless
+    } else if UNAVAILABLE.iter().any(|beginning| reason.trim_start_matches('(').starts_with(beginning)) {
+        JobState::Unavailable
+    } else {
+        JobState::Waiting
+    }
 }
 
 #[cfg(test)]
@@ -136,10 +152,16 @@ mod tests {
             "BeginTime",
             "JobArrayTaskLimit",
             "QOSMaxJobsPerUserLimit",
-            "ReqNodeNotAvail, UnavailableNodes:n4",
-            "PartitionDown",
         ] {
             assert_eq!(state("PENDING", reason, None), S::Waiting, "{reason}");
+        }
+        for reason in [
+            "ReqNodeNotAvail, UnavailableNodes:n4",
+            "(Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions)",
+            "PartitionDown",
+            "PartitionInactive",
+        ] {
+            assert_eq!(state("PENDING", reason, None), S::Unavailable, "{reason}");
         }
     }
 

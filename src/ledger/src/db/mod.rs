@@ -14,8 +14,11 @@ use std::time::Duration;
 pub const FILE: &str = "bessemer.sqlite";
 
 /// Numbered migrations; entry k brings version k to k + 1. Never edited once released: a change is a new file.
-const MIGRATIONS: &[&str] =
-    &[include_str!("../../../../state/0001_ledger.sql"), include_str!("../../../../state/0002_progress.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../../../state/0001_ledger.sql"),
+    include_str!("../../../../state/0002_progress.sql"),
+    include_str!("../../../../state/0003_waiting.sql"),
+];
 
 /// "bess" in ASCII: `PRAGMA application_id`, so that another program's database is not taken for ours.
 const APPLICATION_ID: i64 = 0x6265_7373;

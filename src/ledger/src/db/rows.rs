@@ -77,8 +77,22 @@ pub struct AttemptRow {
     pub events_offset: u64,
     /// JSON of [`crate::view::Progress`]; may be empty.
     pub progress: String,
-    /// Why the scheduler will never start it: empty, `hopeless` or `never-satisfied`.
+    /// Why the scheduler does not start it, if waiting alone may not help: empty, or one of [`stuck`].
     pub stuck: String,
+    /// First look that showed it waiting for what is not there; 0 otherwise.
+    pub stuck_since_ms: i64,
+}
+
+/// Values of [`AttemptRow::stuck`].
+pub mod stuck {
+    /// A reason that no waiting cures.
+    pub const HOPELESS: &str = "hopeless";
+    /// A dependency that can never be satisfied.
+    pub const NEVER_SATISFIED: &str = "never-satisfied";
+    /// Nodes or a partition that are not there now.
+    pub const UNAVAILABLE: &str = "unavailable";
+    /// The same, for longer than the site's `limits.unavailable`.
+    pub const TOO_LONG: &str = "unavailable-too-long";
 }
 
 /// One submission.
@@ -332,7 +346,7 @@ fn sweep(r: &Row) -> rusqlite::Result<SweepRow> {
 pub(super) const ATTEMPT: &str = "a.id, a.task, a.n, a.token, a.submission, a.element, a.state, a.since_ms, a.job_id, a.cluster, \
      a.job_name, a.class, a.hint_exit, a.reason, a.message, a.cancel_asked, a.memory_mb, a.next_try_ms, a.host, \
      a.started_ms, a.ended_ms, a.checkpoint_step, a.wall_s, a.cpu_s, a.gpu_s, a.peak_rss_mb, a.events_offset, a.progress, \
-     a.stuck, t.key";
+     a.stuck, t.key, a.stuck_since_ms";
 
 pub(super) fn attempt(r: &Row) -> rusqlite::Result<AttemptRow> {
     let token = Token(r.get(3)?);
@@ -395,6 +409,7 @@ pub(super) fn attempt(r: &Row) -> rusqlite::Result<AttemptRow> {
         progress: r.get(27)?,
         stuck: r.get(28)?,
         key: ContentKey(r.get(29)?),
+        stuck_since_ms: r.get(30)?,
         job_id,
         job_name: r.get::<_, Option<String>>(10)?.map(Token),
         token,

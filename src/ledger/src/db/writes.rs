@@ -317,14 +317,14 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// The scheduler's own words, and whether they mean that it will never start (`hopeless`, `never-satisfied`).
+    /// The scheduler's own words, what they mean for a job that waits ([`crate::db::rows::stuck`]), and since when.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn set_reason(&self, attempt: i64, reason: &str, stuck: &str) -> rusqlite::Result<()> {
+    pub fn set_reason(&self, attempt: i64, reason: &str, stuck: &str, since_ms: i64) -> rusqlite::Result<()> {
         self.tx
-            .prepare_cached("UPDATE attempt SET reason = ?2, stuck = ?3 WHERE id = ?1")?
-            .execute(params![attempt, reason, stuck])?;
+            .prepare_cached("UPDATE attempt SET reason = ?2, stuck = ?3, stuck_since_ms = ?4 WHERE id = ?1")?
+            .execute(params![attempt, reason, stuck, since_ms])?;
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! Cancelling: the wish is made durable, then the scheduler is told; a success that came first still counts.
 
+use crate::db::lease::Lease;
 use crate::db::rows::AttemptRow;
 use crate::engine::Engine;
 use crate::engine::observe::{Looked, to_cancel};
@@ -9,7 +10,7 @@ use crate::state::AttemptState;
 use cluster::backend::JobRef;
 
 /// What became of a cancellation.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct CancelReport {
     /// Attempts that are cancelled now.
     pub cancelled: u64,
@@ -29,48 +30,48 @@ impl Engine {
     /// # Errors
     /// [`Error::NoMatch`], [`Error::Held`], SQLite's.
     pub fn cancel(&mut self, filter: &Filter) -> Result<CancelReport> {
-        self.leased(|e, lease| {
-            // A scheduler that is away does not hinder the wish.
-            let mut warnings = match e.observe(lease) {
-                Ok(looked) => looked.warnings,
-                Err(Error::Scheduler(why)) => vec![why],
-                Err(other) => return Err(other),
-            };
-            let chosen = e.chosen(filter)?;
-            e.db.write(lease, &e.sweep.name, |w| {
-                for a in &chosen {
-                    if a.state.is_live() {
-                        w.ask_cancel(a.id, false)?;
-                    } else {
-                        w.ask_cancel(a.id, false)?;
-                        w.set_state(a, &AttemptState::Cancelled, "cancelled before it was handed in")?;
-                    }
-                }
-                Ok(())
-            })?;
-            let jobs: Vec<JobRef> = chosen.iter().filter_map(to_cancel).collect();
-            let mut looked = Looked::default();
-            e.cancel_jobs(&jobs, &mut looked);
-            warnings.extend(looked.warnings);
-            match e.observe(lease) {
-                Ok(after) => warnings.extend(after.warnings),
-                Err(Error::Scheduler(why)) => warnings.push(why),
-                Err(other) => return Err(other),
-            }
-            let ids: Vec<i64> = chosen.iter().map(|a| a.id).collect();
-            let mut report = CancelReport { warnings, ..CancelReport::default() };
-            report.warnings.sort();
-            report.warnings.dedup();
-            for a in e.db.attempts_by_id(&ids)? {
-                match a.state {
-                    AttemptState::Succeeded => report.succeeded += 1,
-                    AttemptState::Submitting => report.uncertain += 1,
-                    s if s.is_live() => report.ending += 1,
-                    _ => report.cancelled += 1,
+        self.leased(|e, lease| e.cancel_leased(lease, filter))
+    }
+
+    pub(super) fn cancel_leased(&mut self, lease: &Lease, filter: &Filter) -> Result<CancelReport> {
+        // A scheduler that is away does not hinder the wish.
+        let mut warnings = match self.observe(lease) {
+            Ok(looked) => looked.warnings,
+            Err(Error::Scheduler(why)) => vec![why],
+            Err(other) => return Err(other),
+        };
+        let chosen = self.chosen(filter)?;
+        self.db.write(lease, &self.sweep.name, |w| {
+            for a in &chosen {
+                w.ask_cancel(a.id, false)?;
+                if !a.state.is_live() {
+                    w.set_state(a, &AttemptState::Cancelled, "cancelled before it was handed in")?;
                 }
             }
-            Ok(report)
-        })
+            Ok(())
+        })?;
+        let jobs: Vec<JobRef> = chosen.iter().filter_map(to_cancel).collect();
+        let mut looked = Looked::default();
+        self.cancel_jobs(&jobs, &mut looked);
+        warnings.extend(looked.warnings);
+        match self.observe(lease) {
+            Ok(after) => warnings.extend(after.warnings),
+            Err(Error::Scheduler(why)) => warnings.push(why),
+            Err(other) => return Err(other),
+        }
+        let ids: Vec<i64> = chosen.iter().map(|a| a.id).collect();
+        let mut report = CancelReport { warnings, ..CancelReport::default() };
+        report.warnings.sort();
+        report.warnings.dedup();
+        for a in self.db.attempts_by_id(&ids)? {
+            match a.state {
+                AttemptState::Succeeded => report.succeeded += 1,
+                AttemptState::Submitting => report.uncertain += 1,
+                s if s.is_live() => report.ending += 1,
+                _ => report.cancelled += 1,
+            }
+        }
+        Ok(report)
     }
 
     /// Live and deferred newest attempts that the filter names; also those of tasks that left the job file.

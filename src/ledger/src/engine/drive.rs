@@ -65,6 +65,7 @@ impl Engine {
         show: &mut dyn FnMut(&View),
     ) -> Result<DriveReport> {
         let driver = self.backend.needs_driver();
+        self.forget_requests();
         let looked = self.observe_settled(lease)?;
         let mut round = self.round()?;
         round.report.warnings = looked.warnings;
@@ -79,6 +80,7 @@ impl Engine {
             if stopping && !driver {
                 break;
             }
+            self.obey(lease, &mut round)?;
             if stopping && !told_to_end {
                 told_to_end = true;
                 self.end_local_jobs(&mut round);
@@ -181,7 +183,7 @@ impl Engine {
         }
         let floor = Duration::from_secs(self.backend.limits().min_poll_s.max(1));
         let start = Instant::now();
-        while start.elapsed() < floor && (stopping || !stop.load(Ordering::Relaxed)) {
+        while start.elapsed() < floor && (stopping || !stop.load(Ordering::Relaxed)) && !self.is_asked() {
             std::thread::sleep(Duration::from_millis(200).min(floor));
         }
     }
@@ -199,7 +201,8 @@ fn starved(round: &Round, stands: &[Stand]) -> bool {
     let due = |k: usize| round.board.newest[k].as_ref().is_none_or(|a| a.next_try_ms <= now_ms);
     let mut live = (0..stands.len()).filter(|&k| stands[k] == Stand::Live).peekable();
     let waiting = |service: usize| {
-        round.board.consumers[service].iter().any(|&c| stands[c] == Stand::Pending && due(c))
+        let pending = |c: usize| stands[c] == Stand::Pending && !round.is_withheld(c);
+        round.board.consumers[service].iter().any(|&c| pending(c) && due(c))
     };
     full && live.peek().is_some() && live.clone().all(|k| round.board.tasks[k].service) && live.any(waiting)
 }
@@ -212,8 +215,9 @@ fn next_due(round: &Round, stands: &[Stand]) -> Option<i64> {
         .newest
         .iter()
         .zip(stands)
-        .filter(|(_, stand)| **stand == Stand::Pending)
-        .filter_map(|(a, _)| a.as_ref())
+        .enumerate()
+        .filter(|(k, (_, stand))| **stand == Stand::Pending && !round.is_withheld(*k))
+        .filter_map(|(_, (a, _))| a.as_ref())
         .filter(|a| a.state == AttemptState::Deferred && a.next_try_ms > now_ms)
         .map(|a| a.next_try_ms)
         .min()

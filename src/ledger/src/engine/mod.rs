@@ -10,6 +10,7 @@ mod observe;
 mod outcome;
 mod prepare;
 mod rebuild;
+mod request;
 mod resume;
 mod submit;
 mod verify;
@@ -20,6 +21,7 @@ pub use drive::{DriveReport, Ended};
 pub use dry::{DryReport, dry_run};
 pub use outcome::{Stop, SubmitReport};
 pub use rebuild::RebuildReport;
+pub use request::Request;
 pub use resume::ResumeOptions;
 pub use verify::{GcReport, VerifyReport};
 
@@ -45,6 +47,8 @@ pub mod frozen {
     pub const ARRAYS: &str = "arrays";
     /// In an array's directory: line k is the attempt directory of element k.
     pub const MAP: &str = "map";
+    /// Directory of what is asked of the driver, and its answers ([`super::Request`]).
+    pub const REQUESTS: &str = "requests";
 }
 
 /// How long things may take. Every value can be set in the environment, for sites with slow file systems and for tests.

@@ -2,6 +2,7 @@
 //! unknown fate, steps the attempts, stores the outcome in one transaction, and then acts.
 
 use crate::db::lease::Lease;
+use crate::db::rows::stuck;
 use crate::db::rows::{AttemptRow, SubmissionRow};
 use crate::db::writes::Writer;
 use crate::engine::{Engine, frozen};
@@ -137,7 +138,10 @@ impl Engine {
     fn read_what_the_rows_call_for(&self, sights: &mut [Sight], snapshot: &Snapshot) {
         for s in sights {
             let waiting = s.seen.as_ref().is_some_and(|r| {
-                matches!(r.state, JobState::Waiting | JobState::Hopeless | JobState::NeverSatisfied)
+                matches!(
+                    r.state,
+                    JobState::Waiting | JobState::Unavailable | JobState::Hopeless | JobState::NeverSatisfied
+                )
             });
             if waiting && matches!(s.row.state, AttemptState::Submitted { .. }) {
                 continue;
@@ -227,6 +231,7 @@ impl Engine {
             accepted.insert(row.id, state);
         }
         let site = self.sweep.site.clone();
+        let patience_ms = i64::try_from(self.site.limits.unavailable.0).unwrap_or(i64::MAX / 1000) * 1000;
         let mut actions = Vec::new();
         let mut counts = (0usize, 0usize);
         self.db.write(lease, &self.sweep.name, |w| {
@@ -245,7 +250,7 @@ impl Engine {
                 );
                 counts.0 += usize::from(outcome.state.name() != s.row.state.name());
                 counts.1 += usize::from(outcome.state.is_live());
-                store_sight(w, s, &outcome, &site)?;
+                store_sight(w, s, &outcome, &site, patience_ms)?;
                 actions.extend(outcome.actions);
             }
             Ok(())
@@ -424,7 +429,13 @@ pub(super) fn to_cancel(a: &AttemptRow) -> Option<JobRef> {
     Some(if a.element.is_some() { job } else { JobRef { id: String::new(), ..job } })
 }
 
-fn store_sight(w: &Writer, s: &Sight, outcome: &Outcome, site: &str) -> rusqlite::Result<()> {
+fn store_sight(
+    w: &Writer,
+    s: &Sight,
+    outcome: &Outcome,
+    site: &str,
+    patience_ms: i64,
+) -> rusqlite::Result<()> {
     let row = &s.row;
     if let Some(job) = &outcome.job {
         w.set_job(row.id, job)?;
@@ -433,13 +444,18 @@ fn store_sight(w: &Writer, s: &Sight, outcome: &Outcome, site: &str) -> rusqlite
         w.set_state(row, &outcome.state, &outcome.why)?;
     }
     if let Some(seen) = &s.seen {
-        let stuck = match seen.state {
-            JobState::Hopeless => "hopeless",
-            JobState::NeverSatisfied => "never-satisfied",
-            _ => "",
+        let now_ms = record::now_ms();
+        let known = matches!(row.stuck.as_str(), stuck::UNAVAILABLE | stuck::TOO_LONG);
+        let since_ms = if known { row.stuck_since_ms } else { now_ms };
+        let (stuck, since_ms) = match seen.state {
+            JobState::Hopeless => (stuck::HOPELESS, 0),
+            JobState::NeverSatisfied => (stuck::NEVER_SATISFIED, 0),
+            JobState::Unavailable if now_ms - since_ms >= patience_ms => (stuck::TOO_LONG, since_ms),
+            JobState::Unavailable => (stuck::UNAVAILABLE, since_ms),
+            _ => ("", 0),
         };
         if seen.raw != row.reason || stuck != row.stuck {
-            w.set_reason(row.id, &seen.raw, stuck)?;
+            w.set_reason(row.id, &seen.raw, stuck, since_ms)?;
         }
     }
     if let Some((offset, progress)) = &s.progress {

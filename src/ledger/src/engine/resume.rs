@@ -302,7 +302,8 @@ fn dead_ends(board: &Board) -> Vec<usize> {
     let fine = |u: &usize| !matches!(stands[*u], Stand::Over | Stand::Blocked(_));
     let waits_in_vain = |k: &usize| {
         board.newest[*k].as_ref().is_some_and(|a| {
-            a.stuck == "never-satisfied" && matches!(a.state, AttemptState::Submitted { .. })
+            a.stuck == crate::db::rows::stuck::NEVER_SATISFIED
+                && matches!(a.state, AttemptState::Submitted { .. })
         })
     };
     (0..board.tasks.len())

@@ -15,6 +15,7 @@ use crate::engine::observe::element_job;
 use crate::engine::outcome::{Stop, SubmitReport};
 use crate::engine::prepare::{Desk, Prepared, Unit, in_parallel};
 use crate::error::Result;
+use crate::filter::Filter;
 use crate::host::Process;
 use crate::state::{AttemptState, Context, Observation, step};
 use crate::submission::{SubmissionState, on_reply};
@@ -45,6 +46,8 @@ pub(super) struct Round {
     no_room: Vec<Resources>,
     /// Task positions that are put off to a later round.
     put_off: HashSet<usize>,
+    /// Task positions that somebody has cancelled while this driver works.
+    withheld: HashSet<usize>,
     /// The answer that is not in the ledger yet: written together with the next intent, one commit per job.
     unwritten: Option<Answer>,
     /// Files that lie ready for attempts not handed in yet, by position, number and memory.
@@ -52,6 +55,22 @@ pub(super) struct Round {
 }
 
 impl Round {
+    /// From now on nothing that `filter` names is handed in.
+    pub(super) fn withhold(&mut self, filter: &Filter) {
+        for (k, task) in self.board.tasks.iter().enumerate() {
+            let labels = serde_json::from_str(&task.labels).unwrap_or_default();
+            let token = self.board.newest[k].as_ref().map(|a| a.token.as_str());
+            if filter.matches(&task.phase, &labels, task.key.as_str(), token) {
+                self.withheld.insert(k);
+            }
+        }
+    }
+
+    /// Whether a task is held back by a cancellation.
+    pub(super) fn is_withheld(&self, k: usize) -> bool {
+        self.withheld.contains(&k)
+    }
+
     /// A new round on the same board.
     pub(super) fn start_again(&mut self, slots: u64) {
         self.put_off.clear();
@@ -147,6 +166,7 @@ impl Engine {
             slots,
             no_room: Vec::new(),
             put_off: HashSet::new(),
+            withheld: HashSet::new(),
             unwritten: None,
             files: HashMap::new(),
         })
@@ -223,7 +243,8 @@ impl Engine {
     pub(super) fn write_ahead(&self, round: &mut Round, desk: &Desk) -> Result<()> {
         let stands = round.board.stands();
         let (mut next, mut there) = (Vec::new(), 0);
-        for k in (0..stands.len()).filter(|&k| stands[k] == Stand::Pending) {
+        let wanted = |k: &usize| stands[*k] == Stand::Pending && !round.withheld.contains(k);
+        for k in (0..stands.len()).filter(wanted) {
             if next.len() + there == SPARE {
                 break;
             }
@@ -257,7 +278,7 @@ impl Engine {
         let mut groups: Vec<Group> = Vec::new();
         let mut open: BTreeMap<String, usize> = BTreeMap::new();
         for (k, stand) in stands.iter().enumerate() {
-            if *stand != Stand::Pending || round.put_off.contains(&k) {
+            if *stand != Stand::Pending || round.put_off.contains(&k) || round.withheld.contains(&k) {
                 continue;
             }
             let Readiness::Go { after_ok, after_start } = round.board.readiness(k, &stands, driver) else {
@@ -684,6 +705,7 @@ fn fresh_row(
         events_offset: 0,
         progress: String::new(),
         stuck: String::new(),
+        stuck_since_ms: 0,
     }
 }
 

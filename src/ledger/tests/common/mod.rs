@@ -60,6 +60,8 @@ pub struct World {
     pub max_array: u32,
     /// Cancellations take effect only at [`Fake::cancellations_land`].
     pub slow_cancel: bool,
+    /// The planner dies in the submit call, after its effect.
+    pub crash_after_submit: bool,
     /// As a local site: so many slots, nothing queues.
     pub slots: Option<usize>,
 }
@@ -215,8 +217,8 @@ pub fn leave_record(
     record::atomic::write_json(&spec.attempt_dir.join("record.json"), &record).unwrap();
 }
 
-impl Backend for Fake {
-    fn submit(&self, s: &Submission) -> Submitted {
+impl Fake {
+    fn take(&self, s: &Submission) -> Submitted {
         self.with(|w| {
             w.submits += 1;
             let fault = w.faults.pop_front();
@@ -261,6 +263,14 @@ impl Backend for Fake {
                 _ => Submitted::Accepted(JobRef { id: base, cluster: None, token: s.token.clone() }),
             }
         })
+    }
+}
+
+impl Backend for Fake {
+    fn submit(&self, s: &Submission) -> Submitted {
+        let reply = self.take(s);
+        assert!(!self.with(|w| w.crash_after_submit), "crash after the call");
+        reply
     }
 
     fn query(&self, q: &Query) -> Result<Snapshot, String> {
