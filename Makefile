@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # cargo-nextest where it is installed: a process per test, and one summary
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help demo planner worker libtorch packages bandit test test-planner lint bench campaign parity clean
+.PHONY: help demo planner worker libtorch packages bandit test test-planner lint bench campaign fuzz soak parity clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,12 @@ bench: packages ## measure against the peers, in one run: docs/BENCHMARKS.md
 campaign: packages ## kill the planner at random moments, KILLS times, against a fake and a real Slurm
 	BESSEMER_KILLS=$(or $(KILLS),1000) $(CARGO) test --release -p bessemer-crash -- --nocapture
 	BESSEMER_CRASH_KILLS=$(or $(KILLS),100) $(CARGO) test --release -p bessemer --test slurm killed_at_any_moment -- --nocapture
+
+fuzz: ## fuzz the formats that come from outside, SECONDS_EACH (600): docs/SANDBOX.md
+	scripts/fuzz.sh $(or $(SECONDS_EACH),600)
+
+soak: ## RUNS mixed runs in the sandbox (100,000): does anything grow?
+	$(CARGO) run --release -p bessemer-sandbox --example soak $(or $(RUNS),100000)
 
 parity: libtorch ## compare with transformers and PEFT (private venv; needs PyPI)
 	tests/parity/setup.sh

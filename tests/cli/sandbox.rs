@@ -108,7 +108,8 @@ impl Drop for Server {
 
 fn serve(args: &[&str]) -> Server {
     let mut child = Command::new(env!("CARGO_BIN_EXE_bessemer"))
-        .args(["sandbox", "serve", "--port", "0", "--slots", "2"])
+        .args(["sandbox", "serve", "--port", "0"])
+        .args(if args.contains(&"--slots") { [].as_slice() } else { &["--slots", "2"] })
         .args(args)
         .stdout(Stdio::piped())
         .spawn()
@@ -208,4 +209,177 @@ fn a_token_is_made_once_and_wanted_from_then_on() {
         .output()
         .expect("it starts");
     assert_eq!(refused.status.code(), Some(2), "no token and no --no-token: {refused:?}");
+}
+
+fn submit(server: &Server, config: &Value, completion: &str) -> (u16, Value) {
+    let body = json!({"dataset": "mine", "id": 7, "completion": completion, "config": config});
+    let (status, text) = ask(server, "POST", "/submit", "", &body.to_string());
+    (status, serde_json::from_str(&text).expect("JSON"))
+}
+
+#[test]
+fn a_submission_that_brings_its_tests_is_judged() {
+    let s = serve(&["--no-token"]);
+    let tests = json!([{"input": {"stdin": "1 2"}, "output": {"stdout": "3.000001\n"}}, {"input": {"stdin": "x"}, "output": {"stdout": "NO"}},
+        {"input": {"stdin": "5 5"}, "output": {"stdout": "10"}}]);
+    let config = |extra: Value| json!({"dataset_type": "CommonOJDataset", "language": "python", "provided_data": {"id": 7, "test": tests}, "extra": extra});
+    let good = "Here:\n```python\ntry:\n    print(sum(map(int, input().split())))\nexcept ValueError:\n    print('no')\n```\nDone.";
+    let (status, r) = submit(&s, &config(json!({})), good);
+    assert_eq!((status, &r["accepted"], &r["id"]), (200, &json!(true), &json!(7)), "{r}");
+    let keys: Vec<_> = r.as_object().expect("an object").keys().cloned().collect();
+    assert_eq!(
+        keys,
+        ["id", "accepted", "extracted_code", "full_code", "test_code", "tests", "extracted_type", "extra"]
+    );
+    assert!(
+        r["extracted_code"].as_str().is_some_and(|c| c.starts_with("try:") && c.ends_with("print('no')")),
+        "{r}"
+    );
+    let first = &r["tests"][0];
+    assert_eq!((&first["passed"], &first["exec_info"]["status"]), (&json!(true), &json!("Success")));
+    assert_eq!(first["exec_info"]["run_result"]["stdout"], "3\n");
+    assert_eq!(first["test_info"]["input"]["stdin"], "1 2");
+
+    let bad = "```python\nprint(sum(map(int, input().split())))\n```";
+    let (_, r) = submit(&s, &config(json!({})), bad);
+    assert_eq!((&r["accepted"], r["tests"].as_array().map(Vec::len)), (&json!(false), Some(2)), "{r}");
+    assert_eq!(r["tests"][1]["exec_info"]["status"], "Failed");
+    let (_, r) = submit(&s, &config(json!({"run_all_cases": true})), bad);
+    assert_eq!(r["tests"].as_array().map(Vec::len), Some(3), "{r}");
+
+    let (status, r) = submit(&s, &json!({"dataset_type": "MBPPDataset"}), bad);
+    assert!(status == 400 && r["detail"].as_str().is_some_and(|d| d.contains("MBPPDataset")), "{r}");
+    let (status, r) = submit(
+        &s,
+        &json!({"dataset_type": "CommonOJDataset", "language": "cobol", "provided_data": {"test": tests}}),
+        bad,
+    );
+    assert!(
+        status == 500 && r["detail"].as_str().is_some_and(|d| d.contains("cobol")),
+        "never a verdict: {r}"
+    );
+    assert_eq!(ask(&s, "GET", "/list_datasets", "", ""), (200, "[]".into()));
+    assert_eq!(ask(&s, "GET", "/submit", "", "").0, 405);
+}
+
+#[test]
+fn requests_as_verl_and_purpcode_send_them() {
+    let s = serve(&["--no-token"]);
+    // verl: one call for each test, exactly these fields, floats for the times, null for no input.
+    for (stdin, printed) in [(json!("3\n4\n"), "7\n"), (Value::Null, "")] {
+        let body = json!({"compile_timeout": 10, "run_timeout": 10, "code": "import sys\nv = sys.stdin.read().split()\nif v: print(sum(map(int, v)))",
+            "stdin": stdin, "memory_limit_MB": 1024, "language": "python", "files": {}, "fetch_files": []});
+        let r = run_code(&s, &body);
+        assert_eq!((&r["status"], &r["run_result"]["stdout"]), (&json!("Success"), &json!(printed)), "{r}");
+        assert!(r["run_result"]["execution_time"].as_f64().is_some_and(|t| t > 0.0), "{r}");
+    }
+    // PurpCode: solution and tests in one file, and a field that nobody reads.
+    let glued = "def add(a, b):\n    return a + b\n\ndef test_solution():\n    assert add(1, 2) == 3\n    assert add('a', 'b') == 'ab'\n";
+    let r = run_code(&s, &json!({"code": glued, "language": "pytest", "timeout": 3}));
+    assert_eq!((&r["status"], &r["run_result"]["return_code"]), (&json!("Success"), &json!(0)), "{r}");
+    let r = run_code(&s, &json!({"code": glued.replace("== 3", "== 4"), "language": "pytest"}));
+    assert_eq!((&r["status"], &r["run_result"]["return_code"]), (&json!("Failed"), &json!(1)), "{r}");
+    let r = run_code(&s, &json!({"code": glued, "language": "pytest", "args": ["-k", "x"]}));
+    assert_eq!(r["status"], "SandboxError", "not ignored: {r}");
+    let r = run_code(&s, &json!({"code": "int main( {", "language": "cpp"}));
+    assert_eq!(
+        (&r["status"], &r["compile_result"]["status"], &r["run_result"]),
+        (&json!("Failed"), &json!("Finished"), &Value::Null),
+        "{r}"
+    );
+    assert!(r["compile_result"]["return_code"].as_i64().is_some_and(|c| c != 0));
+    let r = run_code(
+        &s,
+        &json!({"code": "x = bytearray(1 << 30)", "language": "python", "memory_limit_MB": 100}),
+    );
+    assert_eq!(r["status"], "Failed", "{r}");
+    let r = run_code(&s, &json!({"code": "print(1)", "language": "python", "run_timeout": 0}));
+    assert!(
+        r["status"] == "SandboxError" && r["message"].as_str().is_some_and(|m| m.contains("wall_s")),
+        "{r}"
+    );
+}
+
+fn health(s: &Server) -> Value {
+    serde_json::from_str(&ask(s, "GET", "/health", "", "").1).expect("JSON")
+}
+
+fn wait_for(s: &Server, what: &str, n: u64) {
+    while health(s)[what] != n {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_full_queue_refuses_at_once_and_a_stopping_service_says_so() {
+    let mut s = serve(&["--no-token", "--slots", "1", "--queue", "1"]);
+    let forever = json!({"code": "while True: pass", "language": "python", "run_timeout": 3600}).to_string();
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let (server, body) = (&s, forever.as_str());
+        let first = scope.spawn(move || ask(server, "POST", "/run_code", "", body));
+        wait_for(server, "running", 1);
+        let second = scope.spawn(move || ask(server, "POST", "/run_code", "", body));
+        wait_for(server, "waiting", 1);
+        let third = ask(server, "POST", "/run_code", "", body);
+        let terminate = Command::new("kill").args(["-TERM", &server.0.id().to_string()]).status();
+        assert!(terminate.is_ok_and(|s| s.success()));
+        vec![third, second.join().expect("no panic"), first.join().expect("no panic")]
+    });
+    assert_eq!((answers[0].0, answers[1].0, answers[2].0), (503, 503, 200), "{answers:?}");
+    assert!(answers[0].1.contains("too many") && answers[1].1.contains("stopping"), "{answers:?}");
+    // What ran was given a moment, then ended without a verdict.
+    assert!(answers[2].1.contains("SandboxError") && answers[2].1.contains("cancelled"), "{answers:?}");
+    assert!(s.0.wait().is_ok_and(|status| status.success()));
+}
+
+#[test]
+fn waiting_too_long_is_a_504_and_no_verdict() {
+    let s = serve(&["--no-token", "--queue-wait", "0"]);
+    let (status, text) = ask(&s, "POST", "/run_code", "", r#"{"code":"print(1)","language":"python"}"#);
+    assert!(status == 504 && text.contains("waited"), "{status} {text}");
+}
+
+#[test]
+fn results_of_a_batch_go_out_while_others_run() {
+    let s = serve(&["--no-token"]);
+    let quick = json!({"id": "quick", "code": "print(1)", "tests": [{"expected": "1"}]});
+    let slow = json!({"id": "slow", "code": "while True: pass", "tests": [{"expected": "1"}], "limits": {"wall_s": 3600, "cpu_s": 3600}});
+    let body = format!("{quick}\n{slow}\n");
+    let mut stream = TcpStream::connect(&s.1).expect("it listens");
+    let n = body.len();
+    write!(stream, "POST /v1/batch HTTP/1.1\r\nHost: x\r\nContent-Length: {n}\r\n\r\n{body}")
+        .expect("it reads");
+    let mut lines = BufReader::new(stream).lines();
+    let row =
+        lines.find_map(|l| l.ok().filter(|l| l.contains("\"id\":\"quick\""))).expect("the first result");
+    assert!(row.contains("\"verdict\":\"pass\""), "{row}");
+    assert_eq!(health(&s)["running"], 1, "the other still runs");
+}
+
+#[test]
+fn wrong_requests_say_what_is_wrong() {
+    let out = bessemer(
+        &["batch", "--slots", "1"],
+        "{\"id\": \"a\", \"code\": \"x\", \"limits\": {\"wall\": 3}}\n{\"id\": \"b\", \"code\": \"x\", \"comparator\": \"lines\", \"entry\": \"f\"}\nnot json\n{\"id\": \"c\", \"code\": \"print(1)\", \"language\": \"pyhton\", \"tests\": [{\"stdin\": \"\"}]}\n",
+    );
+    let got = rows(&out);
+    let reason = |i: usize| got[i]["reason"].as_str().unwrap_or_default().to_owned();
+    assert!(reason(0).contains("line 1") && reason(0).contains("wall_s"), "{}", reason(0));
+    assert!(reason(1).contains("line 2") && reason(1).contains("comparator"), "{}", reason(1));
+    assert!(reason(2).contains("line 3") && reason(2).contains("column"), "{}", reason(2));
+    assert!(reason(3).contains("pyhton") && reason(3).contains("python"), "{}", reason(3));
+    assert!(got.iter().all(|r| r["verdict"] == "unscored"));
+    assert_eq!(out.status.code(), Some(65));
+}
+
+#[test]
+fn a_checker_comes_through_a_batch() {
+    let checker = json!({"checker": {"language": "python", "code": "import sys\nsys.exit(int(open(sys.argv[2]).read()) % 3)"}});
+    let line =
+        |code: &str| json!({"id": "c", "code": code, "comparator": checker, "tests": [{"expected": ""}]});
+    let lines: String =
+        ["print(3)", "print(4)", "print(5)"].iter().map(|c| format!("{}\n", line(c))).collect();
+    let out = bessemer(&["batch", "--slots", "1"], &lines);
+    let verdicts: Vec<_> = rows(&out).iter().map(|r| r["verdict"].clone()).collect();
+    assert_eq!(verdicts, ["pass", "wrong-answer", "unscored"], "{out:?}");
 }

@@ -25,6 +25,12 @@ impl Cancel {
         self.0.store(true, Ordering::Relaxed);
     }
 
+    /// Whether it is the same flag: a clone of it, or it was cloned from it.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Whether somebody has.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
@@ -100,6 +106,12 @@ impl Sandbox {
     #[must_use]
     pub fn tier(&self) -> Tier {
         self.tier
+    }
+
+    /// Programs that run at the same time.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.config.slots.max(1)
     }
 
     /// The version of the warm interpreter that Python runs are forks of; or why each has to start its own.

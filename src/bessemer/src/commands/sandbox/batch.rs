@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 pub fn run(_: &mut Context, args: &Batch) -> Result {
     let sandbox = args.slots.start()?;
-    let failed = lines(&sandbox, io::BufReader::new(io::stdin()), io::stdout())?;
+    let failed = lines(&sandbox, io::BufReader::new(io::stdin()), io::stdout(), &Cancel::default())?;
     Ok(if failed { exit::USER_ERROR } else { exit::DONE })
 }
 
@@ -40,9 +40,13 @@ impl<W: Write> InOrder<W> {
 }
 
 /// Runs every line; true when some line was no request. Shared with the service's `/v1/batch`.
-pub fn lines(sandbox: &Sandbox, from: impl BufRead + Send, to: impl Write + Send) -> io::Result<bool> {
+pub fn lines(
+    sandbox: &Sandbox,
+    from: impl BufRead + Send,
+    to: impl Write + Send,
+    cancel: &Cancel,
+) -> io::Result<bool> {
     let order = Mutex::new(InOrder { next: 0, waiting: BTreeMap::new(), to, error: None });
-    let cancel = Cancel::default();
     let put = |at: usize, result: JobResult| {
         let mut order = order.lock().unwrap_or_else(PoisonError::into_inner);
         order.put(at, result);
@@ -84,7 +88,7 @@ pub fn lines(sandbox: &Sandbox, from: impl BufRead + Send, to: impl Write + Send
             }
         }
     });
-    sandbox.run_each(jobs, &cancel, |i, result| {
+    sandbox.run_each(jobs, cancel, |i, result| {
         let place = places.lock().unwrap_or_else(PoisonError::into_inner)[i];
         put(place, result);
     });

@@ -1,6 +1,7 @@
 //! `bessemer sandbox`: the executor of untrusted programs, for people, scripts and other projects' clients.
 
 mod batch;
+mod queue;
 mod run;
 mod serve;
 
@@ -79,6 +80,9 @@ pub struct Serve {
     /// Requests that may wait; more are answered with 503
     #[arg(long, value_name = "N", default_value_t = 256)]
     queue: usize,
+    /// Seconds that a request may wait for a slot before it is answered with 504
+    #[arg(long, value_name = "S", default_value_t = 600.0)]
+    queue_wait: f64,
     #[command(flatten)]
     slots: Slots,
 }

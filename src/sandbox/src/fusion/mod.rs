@@ -1,8 +1,12 @@
-//! SandboxFusion's `/run_code`, field for field, so that its clients (verl, PurpCode) can talk to us unchanged.
+//! SandboxFusion's `/run_code` and `/submit`, field for field, so that its clients (verl, PurpCode) can talk to us unchanged.
 //!
 //! Differences on purpose: `SandboxError` also stands for a language that is not here; the network, the host's files and
 //! its environment are not reachable; a memory limit of -1 means [`DEFAULT_MEMORY_MB`]; output beyond [`OUTPUT_BYTES`] ends the
 //! program instead of being cut in silence.
+
+mod submit;
+
+pub use submit::{EvalResult, EvalTestCase, StdioCase, Submission, Submit, TestConfig};
 
 use crate::bytes::Bytes;
 use crate::job::{File, Job, JobResult, Limits, Mode, TestResult, Verdict};
@@ -40,6 +44,14 @@ pub struct RunCode {
     /// Paths that are wanted back.
     #[serde(default)]
     pub fetch_files: Vec<String>,
+    /// Arguments for pytest: refused rather than ignored, see [`RunCode::refusal`].
+    #[serde(default)]
+    pub args: Vec<String>,
+}
+
+/// What every program may use, beside what the request says.
+fn default_limits() -> Limits {
+    Limits { memory_mb: DEFAULT_MEMORY_MB, output_bytes: OUTPUT_BYTES, ..Limits::default() }
 }
 
 fn ten() -> f64 {
@@ -105,18 +117,20 @@ pub struct RunCodeResponse {
 }
 
 impl RunCode {
+    /// Why it cannot be served, if it asks for something that we would have to ignore.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        let asked = self.language == "pytest" && !self.args.is_empty();
+        asked.then(|| "args: pytest's command-line arguments are not supported; leave them out".into())
+    }
+
     /// The job that does what the request asks for.
     #[must_use]
     pub fn into_job(self) -> Job {
         let memory_mb =
             u64::try_from(self.memory_limit_mb).ok().filter(|n| *n > 0).unwrap_or(DEFAULT_MEMORY_MB);
-        let limits = Limits {
-            wall_s: self.run_timeout,
-            cpu_s: self.run_timeout,
-            memory_mb,
-            output_bytes: OUTPUT_BYTES,
-            ..Limits::default()
-        };
+        let limits =
+            Limits { wall_s: self.run_timeout, cpu_s: self.run_timeout, memory_mb, ..default_limits() };
         let files = self
             .files
             .into_iter()
@@ -190,6 +204,18 @@ impl RunCodeResponse {
         if r.verdict == Verdict::Unscored && !judged {
             return Self::error(r.reason.clone().unwrap_or_default());
         }
+        if !pytest {
+            return Self::of_test(r, r.tests.first());
+        }
+        Self::of_commands(r, Some(summary(r)))
+    }
+
+    /// Of one test of a job: what a request of its own for that test would have given.
+    pub(crate) fn of_test(r: &JobResult, test: Option<&TestResult>) -> Self {
+        Self::of_commands(r, test.map(command))
+    }
+
+    fn of_commands(r: &JobResult, run_result: Option<CommandResult>) -> Self {
         let compile_result = r.compile.as_ref().map(|c| CommandResult {
             status: match c.exit_code {
                 Some(_) => CommandStatus::Finished,
@@ -200,7 +226,6 @@ impl RunCodeResponse {
             stdout: Some(String::new()),
             stderr: Some(c.output.lossy().into_owned()),
         });
-        let run_result = if pytest { Some(summary(r)) } else { r.tests.first().map(command) };
         let well = |c: &CommandResult| c.status == CommandStatus::Finished && c.return_code == Some(0);
         let success = compile_result.as_ref().is_none_or(well) && run_result.as_ref().is_some_and(well);
         Self {
