@@ -117,12 +117,12 @@ pub fn plain_parts(path: &str) -> Option<Vec<&str>> {
     if parts.is_empty() || parts.len() > 32 || parts.iter().any(bad) { None } else { Some(parts) }
 }
 
-/// Writes a new file below `dir`, making directories on the way. Only for directories that are still empty of
+/// Writes a new file below `dir`, making directories on the way; hands it back open. Only for directories that are still empty of
 /// anything a program made.
 ///
 /// # Errors
 /// A bad path, or the kernel's refusal (scratch is full).
-pub fn place(dir: &OwnedFd, path: &str, data: &[u8], executable: bool) -> io::Result<()> {
+pub fn place(dir: &OwnedFd, path: &str, data: &[u8], executable: bool) -> io::Result<File> {
     let parts =
         plain_parts(path).ok_or_else(|| io::Error::other(format!("{path:?} is no plain relative path")))?;
     let (last, dirs) = parts.split_last().expect("plain_parts gives at least one part");
@@ -138,7 +138,9 @@ pub fn place(dir: &OwnedFd, path: &str, data: &[u8], executable: bool) -> io::Re
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mode = if executable { 0o755 } else { 0o644 };
     let fd = openat(&at, *last, flags, Mode::from_bits_truncate(mode))?;
-    File::from(fd).write_all(data)
+    let mut file = File::from(fd);
+    file.write_all(data)?;
+    Ok(file)
 }
 
 /// Reads a plain file below `dir` that a program may have tampered with in any way, after all its processes are dead.

@@ -127,6 +127,8 @@ fn fork_with(flags: i32) -> std::result::Result<libc::pid_t, Errno> {
 }
 
 fn process_one(setup: &Setup, socket: RawFd, go: &OwnedFd, net: bool) -> ! {
+    // SAFETY: a plain call. No terminal of the supervisor's may be that of programs.
+    unsafe { libc::setsid() };
     let mut byte = [0_u8];
     let code = match nix::unistd::read(go, &mut byte) {
         Ok(1) => match root::build(setup).and_then(|built| serve::process_one(setup, socket, built, net)) {

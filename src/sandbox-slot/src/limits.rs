@@ -9,7 +9,7 @@ const OPEN_FILES: u64 = 256;
 
 /// The limits of a run in the kernel's terms. Computed before the fork, because the child may not allocate.
 #[must_use]
-pub fn table(l: &RunLimits, count_processes: bool) -> [Rlimit; 10] {
+pub fn table(l: &RunLimits, count_processes: bool) -> [Rlimit; 6] {
     let same = |r: libc::__rlimit_resource_t, v: u64| (r, v, v);
     let cpu_s = l.cpu_us.div_ceil(1_000_000).max(1);
     // Process 1 has the same uid in this namespace, so it counts too.
@@ -22,12 +22,16 @@ pub fn table(l: &RunLimits, count_processes: bool) -> [Rlimit; 10] {
         same(libc::RLIMIT_FSIZE, l.file.max(l.output.saturating_add(1))),
         same(libc::RLIMIT_STACK, l.stack),
         same(libc::RLIMIT_NPROC, processes),
-        same(libc::RLIMIT_NOFILE, OPEN_FILES),
-        same(libc::RLIMIT_CORE, 0),
-        same(libc::RLIMIT_MEMLOCK, 0),
-        same(libc::RLIMIT_MSGQUEUE, 0),
     ]
 }
+
+/// Limits that process 1 sets for itself, once: every program inherits them.
+pub const SAME_FOR_ALL: [Rlimit; 4] = [
+    (libc::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES),
+    (libc::RLIMIT_CORE, 0, 0),
+    (libc::RLIMIT_MEMLOCK, 0, 0),
+    (libc::RLIMIT_MSGQUEUE, 0, 0),
+];
 
 /// Sets them. Safe to call between fork and exec.
 ///

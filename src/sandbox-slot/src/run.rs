@@ -4,8 +4,10 @@ use crate::spawn::Spawner;
 use crate::wait::{self, Watch};
 use crate::wire::{End, Fetched, Report, Run};
 use crate::{clean, limits};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
 /// What process 1 keeps between runs.
@@ -20,8 +22,16 @@ pub struct Slot {
     pub processes_scoped: bool,
     /// What is in `/prog`.
     pub program: u64,
+    /// The program's file, while it is the only thing in `/prog`: the next program is written over it.
+    pub source: Option<Source>,
     /// The supervisor's socket, to hear that a run is to be stopped.
     pub socket: RawFd,
+}
+
+/// A file in `/prog` that is kept open. Programs see it read-only, and none of them lives when it is written.
+pub struct Source {
+    path: String,
+    file: File,
 }
 
 impl Slot {
@@ -99,11 +109,7 @@ impl Slot {
     fn prepare(&mut self, run: &mut Run) -> io::Result<(u64, u64)> {
         if self.program != run.program {
             self.program = 0;
-            clean::empty(&self.prog)?;
-            for f in &mut run.program_files {
-                clean::place(&self.prog, &f.path, &f.data, f.executable)?;
-                f.data.fill(0);
-            }
+            self.place_program(run)?;
             self.program = run.program;
         }
         let baseline = clean::in_use(&self.prog)?;
@@ -112,6 +118,35 @@ impl Slot {
             f.data.fill(0);
         }
         Ok(baseline)
+    }
+
+    fn place_program(&mut self, run: &mut Run) -> io::Result<()> {
+        // An executable stays closed: a file that is open for writing cannot be exec'd.
+        let alone = match run.program_files.as_mut_slice() {
+            [one] if !one.executable => Some(one),
+            _ => None,
+        };
+        if let (Some(one), Some(held)) = (&alone, &self.source)
+            && one.path == held.path
+        {
+            held.file.set_len(0)?;
+            held.file.write_all_at(&one.data, 0)?;
+        } else {
+            self.source = None;
+            clean::empty(&self.prog)?;
+            if let Some(one) = &alone {
+                let file = clean::place(&self.prog, &one.path, &one.data, false)?;
+                self.source = Some(Source { path: one.path.clone(), file });
+            } else {
+                for f in &run.program_files {
+                    clean::place(&self.prog, &f.path, &f.data, f.executable)?;
+                }
+            }
+        }
+        for f in &mut run.program_files {
+            f.data.fill(0);
+        }
+        Ok(())
     }
 
     fn clean(&self, run: &Run, baseline: (u64, u64)) -> io::Result<()> {

@@ -4,7 +4,7 @@ use crate::root::Built;
 use crate::run::Slot;
 use crate::spawn::{ExecSpawner, Spawner};
 use crate::wire::{Hello, Report, Run, STOP, Setup};
-use crate::{Context, Result, SlotError, filter, net, privilege, wait};
+use crate::{Context, Result, SlotError, filter, limits, net, privilege, wait};
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -29,7 +29,7 @@ pub fn process_one(setup: &Setup, socket: RawFd, built: Built, net_namespace: bo
         return Err(become_interpreter(setup, socket, &built, &hello));
     }
     let Built { writable, prog, proc, .. } = built;
-    let slot = Slot { writable, prog, proc, processes_scoped, program: 0, socket };
+    let slot = Slot { writable, prog, proc, processes_scoped, program: 0, socket, source: None };
     quiet_stdio()?;
     filter::install()?;
     // Once the slot serves, an error means that nobody understands us: leaving is the clearest answer.
@@ -93,6 +93,7 @@ pub fn serve_inherited(hello: &Hello, mut spawner: Box<dyn Spawner>) -> Result<(
         proc: if hello.can_observe { Some(next()?) } else { None },
         processes_scoped: hello.processes_scoped,
         program: 0,
+        source: None,
         socket: socket.as_raw_fd(),
     };
     privilege::undumpable()?;
@@ -107,6 +108,8 @@ pub fn serve_inherited(hello: &Hello, mut spawner: Box<dyn Spawner>) -> Result<(
 /// The socket broke, or the supervisor sent something malformed; process 1 ends then, and the slot with it.
 pub fn serve(socket: RawFd, mut slot: Slot, hello: &Hello, spawner: &mut dyn Spawner) -> Result<()> {
     wait::block_signals();
+    limits::apply(&limits::SAME_FOR_ALL)
+        .map_err(|e| SlotError(format!("setrlimit: {}", nix::errno::Errno::from_raw(e))))?;
     net::send(socket, &hello.encode(), &[]).context(|| "hello".into())?;
     let mut buf = Vec::new();
     while let Some((mut body, mut fds)) =
@@ -116,8 +119,10 @@ pub fn serve(socket: RawFd, mut slot: Slot, hello: &Hello, spawner: &mut dyn Spa
             continue; // for a run that was over by then
         }
         let mut run = Run::decode(&body).context(|| "run".into())?;
-        body.fill(0); // see Slot::prepare
-        buf.fill(0);
+        // See Slot::prepare. Only what was written: each page that we touch between two forks is copied for us.
+        let written = buf.len().min(body.len() + 1);
+        body.fill(0);
+        buf[..written].fill(0);
         let report: Report = slot.run(&mut run, &mut fds, spawner);
         net::answer(socket, &report.encode(), fds.get(3)).context(|| "reporting".into())?;
     }

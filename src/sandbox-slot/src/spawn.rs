@@ -29,7 +29,8 @@ pub trait Spawner {
 pub fn prepare_child(fds: &[RawFd], limits: &[Rlimit]) -> std::result::Result<(), i32> {
     // SAFETY: plain system calls with plain numbers and static strings; the set lives on our stack.
     unsafe {
-        libc::setsid();
+        // Its own process group. A session of its own would cost more, and process 1 has one without a terminal.
+        libc::setpgid(0, 0);
         for (target, fd) in (0..).zip(fds) {
             // dup2 onto itself would leave close-on-exec set.
             if libc::dup2(*fd, target) < 0 || (*fd == target && libc::fcntl(target, libc::F_SETFD, 0) != 0) {

@@ -1,6 +1,7 @@
 //! The few pieces of CPython's stable ABI that are needed, declared by hand: no headers, no build of Python at hand.
 
-use std::ffi::{CStr, c_char, c_int, c_long};
+use crate::script::Tools;
+use std::ffi::{CStr, CString, c_char, c_int, c_long};
 use std::ptr;
 
 /// An object; only pointers to it are ever used.
@@ -51,7 +52,35 @@ unsafe extern "C" {
     fn PyLong_FromLong(n: c_long) -> *mut PyObject;
     fn PyObject_CallFunctionObjArgs(callable: *mut PyObject, ...) -> *mut PyObject;
     fn Py_GetVersion() -> *const c_char;
+    fn Py_CompileString(text: *const c_char, file: *const c_char, start: c_int) -> *mut PyObject;
+    fn PyEval_EvalCode(code: *mut PyObject, globals: *mut PyObject, locals: *mut PyObject) -> *mut PyObject;
+    fn PyErr_Fetch(kind: *mut *mut PyObject, value: *mut *mut PyObject, trace: *mut *mut PyObject);
+    fn PyErr_NormalizeException(
+        kind: *mut *mut PyObject,
+        value: *mut *mut PyObject,
+        trace: *mut *mut PyObject,
+    );
+    fn PyException_SetTraceback(value: *mut PyObject, trace: *mut PyObject) -> c_int;
+    fn PyErr_Clear();
+    fn PySys_GetObject(name: *const c_char) -> *mut PyObject;
+    fn PyLong_AsLong(n: *mut PyObject) -> c_long;
+    fn PyList_Size(list: *mut PyObject) -> isize;
+    fn PyDict_Next(
+        dict: *mut PyObject,
+        at: *mut isize,
+        key: *mut *mut PyObject,
+        value: *mut *mut PyObject,
+    ) -> c_int;
+    fn PyObject_IsInstance(object: *mut PyObject, kind: *mut PyObject) -> c_int;
+    fn Py_IncRef(object: *mut PyObject);
+    fn Py_DecRef(object: *mut PyObject);
 }
+
+/// An object that lives as long as the process.
+pub type Object = *mut PyObject;
+
+/// `Py_file_input`.
+const A_FILE: c_int = 257;
 
 /// "3.11.2 (main, ...)" without what is behind the number.
 pub fn version() -> String {
@@ -72,31 +101,146 @@ pub fn call_with_number(callable: *mut PyObject, n: u32) {
     }
 }
 
-unsafe extern "C" fn serve(_module: *mut PyObject, args: *mut PyObject) -> *mut PyObject {
-    let fail = |text: &CStr| {
-        // SAFETY: the interpreter's lock is held, and the text outlives the call, which copies it.
-        unsafe { PyErr_SetString(PyExc_RuntimeError, text.as_ptr()) };
-        ptr::null_mut()
-    };
-    // SAFETY: called by the interpreter with a tuple of arguments that it keeps alive; the getters check the bounds and
-    // types, and the bytes live as long as their object.
-    let (hello, child) = unsafe {
-        let (mut data, mut size) = (ptr::null_mut(), 0);
-        let hello = PyTuple_GetItem(args, 0);
-        let child = PyTuple_GetItem(args, 1);
-        if hello.is_null()
-            || child.is_null()
-            || PyBytes_AsStringAndSize(hello, &raw mut data, &raw mut size) != 0
-        {
-            return ptr::null_mut(); // the exception is set
+/// Calls `callable(object)`; prints the traceback when it raises.
+pub fn call_with(callable: Object, object: Object) {
+    // SAFETY: as in call_with_number.
+    unsafe {
+        if PyObject_CallFunctionObjArgs(callable, object, ptr::null_mut::<PyObject>()).is_null() {
+            PyErr_Print();
         }
-        (std::slice::from_raw_parts(data.cast::<u8>(), usize::try_from(size).unwrap_or(0)), child)
+    }
+}
+
+/// Calls `callable()`; false when it raised.
+pub fn call(callable: Object) -> bool {
+    // SAFETY: as in call_with_number.
+    unsafe {
+        let done = PyObject_CallFunctionObjArgs(callable, ptr::null_mut::<PyObject>());
+        if done.is_null() {
+            PyErr_Clear();
+        }
+        !done.is_null()
+    }
+}
+
+/// Calls `callable()`, which returns a small number; `None` when it does not.
+pub fn call_for_number(callable: Object) -> Option<c_long> {
+    // SAFETY: as in call_with_number; the result is ours to release.
+    unsafe {
+        let got = PyObject_CallFunctionObjArgs(callable, ptr::null_mut::<PyObject>());
+        if got.is_null() {
+            PyErr_Clear();
+            return None;
+        }
+        let n = PyLong_AsLong(got);
+        Py_DecRef(got);
+        if n == -1 {
+            PyErr_Clear();
+        }
+        Some(n)
+    }
+}
+
+/// Whether it is a list without items.
+pub fn list_is_empty(list: Object) -> bool {
+    // SAFETY: the list is kept alive by the caller's arguments; an error is cleared.
+    unsafe {
+        let n = PyList_Size(list);
+        if n < 0 {
+            PyErr_Clear();
+        }
+        n == 0
+    }
+}
+
+/// Whether `sys.name` is this very object.
+pub fn sys_is(name: &CStr, object: Object) -> bool {
+    // SAFETY: borrows a reference without keeping it.
+    unsafe { PySys_GetObject(name.as_ptr()) == object }
+}
+
+/// Whether a value of the dictionary is an instance of `kind`. What cannot be told counts as yes.
+pub fn has_instance(dict: Object, kind: Object) -> bool {
+    let (mut at, mut key, mut value) = (0, ptr::null_mut(), ptr::null_mut());
+    // SAFETY: key and value are borrowed; an instance check of a program's own class may run its code, but the value is
+    // held meanwhile, and PyDict_Next only reads within what the dictionary has at that time.
+    unsafe {
+        while PyDict_Next(dict, &raw mut at, &raw mut key, &raw mut value) != 0 {
+            Py_IncRef(value);
+            let is = PyObject_IsInstance(value, kind);
+            Py_DecRef(value);
+            if is != 0 {
+                PyErr_Clear();
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// Compiles a file's text; `None`, and no exception set, when it does not compile.
+pub fn compile(text: &CStr, file: &CStr) -> Option<Object> {
+    // SAFETY: both strings live through the call.
+    unsafe {
+        let code = Py_CompileString(text.as_ptr(), file.as_ptr(), A_FILE);
+        if code.is_null() {
+            PyErr_Clear();
+            return None;
+        }
+        Some(code)
+    }
+}
+
+/// Runs compiled code in this namespace.
+///
+/// # Errors
+/// The exception that it raised, with its traceback.
+pub fn eval(code: Object, space: Object) -> Result<(), Object> {
+    // SAFETY: both objects are alive.
+    unsafe {
+        if !PyEval_EvalCode(code, space, space).is_null() {
+            return Ok(());
+        }
+    }
+    Err(fetch())
+}
+
+/// The exception that is set, as one object with its traceback; it is not set any more.
+fn fetch() -> Object {
+    let (mut kind, mut value, mut trace) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+    // SAFETY: the three references become ours, and are never given back: the process ends with them.
+    unsafe {
+        PyErr_Fetch(&raw mut kind, &raw mut value, &raw mut trace);
+        PyErr_NormalizeException(&raw mut kind, &raw mut value, &raw mut trace);
+        if !trace.is_null() {
+            PyException_SetTraceback(value, trace);
+        }
+    }
+    value
+}
+
+unsafe extern "C" fn serve(_module: *mut PyObject, args: *mut PyObject) -> *mut PyObject {
+    // SAFETY: called by the interpreter with a tuple of arguments that it keeps alive; the getters check the bounds and
+    // types (a missing item is NULL, with the exception set), and the bytes live as long as their object.
+    let (hello, items) = unsafe {
+        let (mut data, mut size) = (ptr::null_mut(), 0);
+        let items: Vec<Object> = (0..14).map(|i| PyTuple_GetItem(args, i)).collect();
+        if items.iter().any(|i| i.is_null())
+            || PyBytes_AsStringAndSize(items[0], &raw mut data, &raw mut size) != 0
+        {
+            return ptr::null_mut();
+        }
+        let hello = std::slice::from_raw_parts(data.cast::<u8>(), usize::try_from(size).unwrap_or(0));
+        (hello, items)
     };
-    match crate::serve(hello, child) {
+    match crate::serve(hello, Tools::new(&items[1..13])) {
         Ok(()) => std::process::exit(0), // the supervisor is gone
         Err(e) => {
-            let text = std::ffi::CString::new(e.to_string().replace('\0', " ")).unwrap_or_default();
-            fail(&text)
+            let text = CString::new(e.to_string().replace('\0', " ")).unwrap_or_default();
+            // SAFETY: the interpreter's lock is held; the text outlives the call, which copies it.
+            unsafe { PyErr_SetString(PyExc_RuntimeError, text.as_ptr()) };
+            call_with(items[13], fetch());
+            ptr::null_mut()
         }
     }
 }

@@ -49,6 +49,10 @@ pub(crate) struct Session<'a> {
     slot: &'a mut SlotHandle,
     running: Option<Running>,
     stream: UnixStream,
+    /// What has been read and not been asked for yet.
+    heard: Vec<u8>,
+    read_timeout: Duration,
+    write_timeout: Duration,
 }
 
 /// What came over the channel.
@@ -116,7 +120,14 @@ impl<'a> Session<'a> {
             fetch_max: FETCH_MAX,
         };
         let running = slot.begin(&run, b"", Some(theirs.into()))?;
-        Ok(Self { slot, running: Some(running), stream: ours })
+        Ok(Self {
+            slot,
+            running: Some(running),
+            stream: ours,
+            heard: Vec::new(),
+            read_timeout: Duration::ZERO,
+            write_timeout: Duration::ZERO,
+        })
     }
 
     /// Time that a process has for starting and loading.
@@ -130,12 +141,26 @@ impl<'a> Session<'a> {
         let Ok(n) = u32::try_from(body.len()) else { return false };
         let mut frame = n.to_le_bytes().to_vec();
         frame.extend(body);
-        let _ = self.stream.set_write_timeout(Some(wait.max(Duration::from_millis(1))));
-        self.stream.write_all(&frame).is_ok()
+        self.write_within(wait) && self.stream.write_all(&frame).is_ok()
+    }
+
+    /// Sets a time-out of the socket, unless it is what it was: a system call for each frame saved.
+    fn write_within(&mut self, wait: Duration) -> bool {
+        let wait = wait.max(Duration::from_millis(1));
+        if self.write_timeout != wait {
+            if self.stream.set_write_timeout(Some(wait)).is_err() {
+                return false;
+            }
+            self.write_timeout = wait;
+        }
+        true
     }
 
     /// Whether there is something to read that nobody asked for.
     pub fn has_more(&self) -> bool {
+        if !self.heard.is_empty() {
+            return true;
+        }
         let mut byte = [0_u8; 1];
         // SAFETY: peeks one byte into a buffer of one byte.
         let n = unsafe {
@@ -152,43 +177,40 @@ impl<'a> Session<'a> {
     /// The next frame.
     pub fn hear(&mut self, wait: Duration) -> Heard {
         let deadline = Instant::now() + wait;
-        let mut head = [0_u8; 4];
-        match self.fill(&mut head, deadline) {
-            Ok(true) => {}
-            Ok(false) => return Heard::Late,
-            Err(_) => return Heard::Gone,
-        }
-        let n = usize::try_from(u32::from_le_bytes(head)).unwrap_or(usize::MAX);
-        if n > FRAME_MAX {
-            return Heard::Gone;
-        }
-        let mut body = vec![0; n];
-        match self.fill(&mut body, deadline) {
-            Ok(true) => Value::decode(&body).map_or(Heard::Gone, Heard::Value),
-            Ok(false) => Heard::Late,
-            Err(_) => Heard::Gone,
-        }
-    }
-
-    /// Fills the buffer; false when the time is over.
-    fn fill(&mut self, mut buf: &mut [u8], deadline: Instant) -> io::Result<bool> {
-        while !buf.is_empty() {
+        loop {
+            if let Some((head, rest)) = self.heard.split_first_chunk::<4>() {
+                let n = usize::try_from(u32::from_le_bytes(*head)).unwrap_or(usize::MAX);
+                if n > FRAME_MAX {
+                    return Heard::Gone;
+                }
+                if let Some(body) = rest.get(..n) {
+                    let value = Value::decode(body).map_or(Heard::Gone, Heard::Value);
+                    self.heard.drain(..4 + n);
+                    return value;
+                }
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Ok(false);
+                return Heard::Late;
             }
             if self.slot.cancel.is_cancelled() {
-                return Ok(false);
+                return Heard::Late;
             }
-            self.stream.set_read_timeout(Some(left.min(LOOK_EVERY)))?;
-            match self.stream.read(buf) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => buf = &mut buf[n..],
+            let look = left.min(LOOK_EVERY);
+            if self.read_timeout != look {
+                if self.stream.set_read_timeout(Some(look)).is_err() {
+                    return Heard::Gone;
+                }
+                self.read_timeout = look;
+            }
+            let mut part = [0_u8; 16 * 1024];
+            match self.stream.read(&mut part) {
+                Ok(0) => return Heard::Gone,
+                Ok(n) => self.heard.extend_from_slice(&part[..n]),
                 Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                Err(e) => return Err(e),
+                Err(_) => return Heard::Gone,
             }
         }
-        Ok(true)
     }
 
     /// Ends the process, at once when `kill`, else by closing the channel, and waits for its report.

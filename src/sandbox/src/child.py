@@ -10,28 +10,30 @@ import sys
 CHANNEL = 3
 
 
-def send(value):
-    data = marshal.dumps(value, 2)
+def send(value, _dumps=marshal.dumps, _write=os.write):
+    data = _dumps(value, 2)
     data = len(data).to_bytes(4, 'little') + data
-    view = memoryview(data)
-    while view:
-        view = view[os.write(CHANNEL, view):]
+    sent = _write(CHANNEL, data)
+    while sent < len(data):
+        sent += _write(CHANNEL, data[sent:sent + (1 << 20)])
 
 
-def receive():
-    head = read_exactly(4)
-    return None if head is None else marshal.loads(read_exactly(int.from_bytes(head, 'little')))
-
-
-def read_exactly(n):
-    parts = []
-    while n:
-        part = os.read(CHANNEL, min(n, 1 << 20))
-        if not part:
+def receive(_loads=marshal.loads, _read=os.read):
+    """The next frame, or None at the end. A frame comes alone, since each waits for an answer."""
+    data = _read(CHANNEL, 4096)
+    if not data:
+        return None
+    if len(data) >= 4:
+        size = int.from_bytes(data[:4], 'little') + 4
+        if len(data) == size:
+            return _loads(data[4:])
+    parts = bytearray(data)
+    while len(parts) < 4 or len(parts) < int.from_bytes(parts[:4], 'little') + 4:
+        data = _read(CHANNEL, 1 << 20)
+        if not data:
             return None
-        parts.append(part)
-        n -= len(part)
-    return b''.join(parts)
+        parts += data
+    return _loads(bytes(parts[4:]))
 
 
 def new_main(source, name):
@@ -97,16 +99,14 @@ def serve_calls(source):
         except BaseException as e:
             if isinstance(e, (KeyboardInterrupt, GeneratorExit)):
                 raise
-            reply = [number, 'raised', describe(e)]
+            send([number, 'raised', describe(e)])
         else:
-            reply = [number, 'value', result]
             try:
-                marshal.dumps(result, 2)
-            except ValueError:
+                send([number, 'value', result])
+            except ValueError:  # no builtin value: nothing has been sent
                 key = len(objects) + 1
                 objects[key] = result
-                reply = [number, 'object', [key, type(result).__name__]]
-        send(reply)
+                send([number, 'object', [key, type(result).__name__]])
 
 
 def missing(name):

@@ -4,9 +4,8 @@ import sys
 
 import bisect, collections, copy, functools, heapq, io, itertools, json, linecache, marshal, math, operator, os, random
 import re, string, threading, traceback, types, typing, warnings
-import atexit, builtins, datetime, decimal, fractions, gc
+import _io, _thread, atexit, builtins, datetime, gc
 import bessemer_child
-import bessemer_zygote
 
 MAIN = '/prog/main.py'
 
@@ -26,15 +25,21 @@ def child(kind):
     bessemer_child.start(('', 'calls', 'tests', 'script')[kind], source, extra)
 
 
-def script():
-    """Does what the interpreter does with a script: runs it as __main__, honours exits, threads, handlers, buffers."""
+def new_main():
+    """Makes __main__ what it is when a script starts."""
     space = sys.modules['__main__'].__dict__
     space.clear()
     space.update(__name__='__main__', __doc__=None, __package__=None, __loader__=None, __spec__=None,
                  __builtins__=builtins, __file__=MAIN, __cached__=None)
     sys.argv[:] = [MAIN]
     sys.path[0] = '/prog'
-    status = 0
+    return space
+
+
+def script():
+    """Does what the interpreter does with a script. The extension module does the same more cheaply, and leaves to this
+    function what it could not read or compile."""
+    space = sys.modules['__main__'].__dict__
     try:
         with open(MAIN, 'rb') as f:
             code = compile(f.read(), MAIN, 'exec', dont_inherit=True)
@@ -43,17 +48,22 @@ def script():
         finish(1)
     try:
         exec(code, space)
+    except BaseException as e:
+        failed(e.with_traceback(e.__traceback__.tb_next))  # without the frame of this function
+    finish(0)
+
+
+def failed(e):
+    """The program has raised this."""
+    status = 1
+    if isinstance(e, SystemExit):
+        finish(exit_status(e))
+    try:
+        sys.excepthook(type(e), e, e.__traceback__)
     except SystemExit as e:
         status = exit_status(e)
-    except BaseException as e:
-        status = 1
-        trace = e.__traceback__.tb_next  # without the frame of this function
-        try:
-            sys.excepthook(type(e), e.with_traceback(trace), trace)
-        except SystemExit as e:
-            status = exit_status(e)
-        except BaseException:
-            pass
+    except BaseException:
+        pass
     finish(status)
 
 
@@ -70,7 +80,7 @@ def exit_status(e):
     return 1
 
 
-def finish(status, _exit=os._exit, _threads=threading, _handlers=atexit._run_exitfuncs):
+def finish(status, _exit=os._exit, _threads=threading, _handlers=atexit._run_exitfuncs, io=io, sys=sys):
     try:
         _threads._shutdown()
     except BaseException:
@@ -85,6 +95,13 @@ def finish(status, _exit=os._exit, _threads=threading, _handlers=atexit._run_exi
                 stream.flush()
         except BaseException:
             status = 120  # as the interpreter itself says then
+    # The interpreter closes what the program left open, and so writes what lies in buffers.
+    for stream in [sys.__stdout__, sys.__stderr__] + list(sys.modules['__main__'].__dict__.values()):
+        try:
+            if isinstance(stream, io.IOBase) and not stream.closed:
+                stream.flush()
+        except BaseException:
+            pass
     _exit(status)
 
 
@@ -100,25 +117,6 @@ def check():
     os._exit(0)
 
 
-def burn():
-    """Uses up the half-used pools of small objects, so that a child's new objects come from pages of their own.
-
-    Without this, each small object of a run lands in some page that this process filled earlier, and the kernel
-    copies that page for the run.
-    """
-    held = []
-    for size in range(16, 513, 16):
-        # bytes objects have a header of 33 bytes; a pool holds 4 or 16 KiB of one size.
-        data = size - 33
-        if data > 0:
-            held.append([bytes(data) for _ in range(16384 // size + 1)])
-    held.append([[] for _ in range(300)])
-    held.append([() for _ in range(300)])
-    held.append([{} for _ in range(300)])
-    held.append([float(i) for i in range(1000)])
-    return held
-
-
 def warm_up():
     """Takes the paths that every run takes, so that their caches are filled before the first fork."""
     source = b"import sys\ndef f(n):\n    return [i * i for i in range(n)]\nclass C:\n    pass\nx = sum(f(3)) + len('%s' % C())\n"
@@ -126,16 +124,21 @@ def warm_up():
     ' '.join(map(str, sorted('3 1 2'.split(), key=int)))
 
 
-def main():
+def ready():
+    """The arguments of the extension module's serve."""
     sys.path.remove('/.zygote')
+    os.environ.pop('LD_BIND_NOW', None)  # meant for this process only
     hello = bytes.fromhex(sys.argv[1])
     for name in ('bessemer_zygote', 'bessemer_child', __name__):
         sys.modules.pop(name, None)
     warm_up()
+    space = new_main()
     gc.collect()
-    keep = burn()  # noqa: F841 - held for ever, which is its purpose
     gc.freeze()
-    bessemer_zygote.serve(hello, child)
+    out, err = sys.stdout, sys.stderr
+    thread_handlers = getattr(threading, '_threading_atexits', [])
+    return (hello, child, failed, finish, space, _thread._count, atexit._ncallbacks, thread_handlers, _io._IOBase,
+            out, out.flush, err, err.flush, give_up)
 
 
 def tell_failure(text):
@@ -144,8 +147,22 @@ def tell_failure(text):
     os.write(100, b'\0' + (1).to_bytes(4, 'little') + len(text).to_bytes(8, 'little') + text + bytes(4 + 4 + 8))
 
 
-try:
-    main()
-except BaseException:
-    tell_failure('the warm interpreter: ' + traceback.format_exc())
+def load():
+    global serve
+    try:
+        from bessemer_zygote import serve
+    except BaseException as e:
+        give_up(e)
+
+
+def start():
+    # Called from the top of the -c command: each frame below a program would be missing from its recursion limit.
+    try:
+        return ready()
+    except BaseException as e:
+        give_up(e)
+
+
+def give_up(e):
+    tell_failure('the warm interpreter: ' + ''.join(traceback.format_exception(type(e), e, e.__traceback__)))
     os._exit(1)

@@ -72,11 +72,15 @@ fn find(config: &Config) -> Result<Toolchain, String> {
 
 /// argv and environment of the interpreter that becomes process 1 of a slot.
 pub(crate) fn zygote_command(toolchain: &Toolchain) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
-    let boot = "import sys; sys.path.insert(0, '/.zygote'); import zygote";
+    // `start` makes __main__ the program's: every name here has been looked up by then.
+    let boot = "import sys; sys.path.insert(0, '/.zygote'); import zygote; zygote.load(); zygote.serve(*zygote.start())";
     let mut argv = toolchain.run.clone();
     argv.pop(); // the program's path
     argv.extend(["-c", boot].map(str::to_owned));
-    let env = super::BASE_ENV.iter().map(|e| (*e).to_owned()).chain(toolchain.env.iter().cloned());
+    // Every symbol is looked up at the start, and not by each child again.
+    let more = ["LD_BIND_NOW=1".to_owned()];
+    let env =
+        super::BASE_ENV.iter().map(|e| (*e).to_owned()).chain(toolchain.env.iter().cloned()).chain(more);
     (argv.into_iter().map(String::into_bytes).collect(), env.map(String::into_bytes).collect())
 }
 
