@@ -24,6 +24,8 @@ pub struct Slot {
     pub program: u64,
     /// The program's file, while it is the only thing in `/prog`: the next program is written over it.
     pub source: Option<Source>,
+    /// See [`wait::child_signal`].
+    pub child_signal: Option<OwnedFd>,
     /// The supervisor's socket, to hear that a run is to be stopped.
     pub socket: RawFd,
 }
@@ -74,6 +76,7 @@ impl Slot {
                     outputs: &fds[1..3],
                     scratch: (&self.writable[0], baseline.1),
                     count_processes: !self.processes_scoped,
+                    child_signal: self.child_signal.as_ref().filter(|_| run.channel),
                     socket: self.socket,
                 };
                 let seen = wait::run(pid, started, &run.limits, &watch);

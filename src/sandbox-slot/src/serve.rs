@@ -94,6 +94,7 @@ pub fn serve_inherited(hello: &Hello, mut spawner: Box<dyn Spawner>) -> Result<(
         processes_scoped: hello.processes_scoped,
         program: 0,
         source: None,
+        child_signal: wait::child_signal(),
         socket: socket.as_raw_fd(),
     };
     privilege::undumpable()?;

@@ -3,7 +3,7 @@
 use crate::observe;
 use crate::wire::{End, RunLimits};
 use nix::errno::Errno;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 /// First look at a run's memory and output, and the time between looks: short runs are never looked at.
@@ -19,6 +19,8 @@ pub struct Watch<'a> {
     pub scratch: (&'a OwnedFd, u64),
     /// `RLIMIT_NPROC` does not hold, so processes are counted at each look.
     pub count_processes: bool,
+    /// See [`child_signal`].
+    pub child_signal: Option<&'a OwnedFd>,
     /// Anything that arrives here during a run means "stop".
     pub socket: RawFd,
 }
@@ -48,6 +50,33 @@ pub fn block_signals() {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&raw mut set);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
+    }
+}
+
+/// A descriptor that becomes readable when a child ends: for runs that the supervisor may stop at any moment, which have
+/// to wait for its word and for their end at once.
+#[must_use]
+pub fn child_signal() -> Option<OwnedFd> {
+    // SAFETY: the set lives on our stack; a new descriptor is ours.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        (fd >= 0).then(|| OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// Waits for the end of a child, a word of the supervisor, or the time.
+fn wait_either(signal: &OwnedFd, socket: RawFd, timeout: Duration) {
+    let wish = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let mut fds = [wish(signal.as_raw_fd()), wish(socket)];
+    let ms = i32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+    let mut taken = [0_u8; size_of::<libc::signalfd_siginfo>()];
+    // SAFETY: array and buffer live on our stack. Any result is fine: the caller looks itself.
+    unsafe {
+        libc::poll(fds.as_mut_ptr(), 2, ms);
+        libc::read(signal.as_raw_fd(), taken.as_mut_ptr().cast(), taken.len());
     }
 }
 
@@ -140,7 +169,16 @@ pub fn run(main: libc::pid_t, started: Instant, limits: &RunLimits, watch: &Watc
             let near = peak_sum_kb * 1024 > limits.memory / 4;
             next_look = Instant::now() + if near { LOOK_EVERY / 5 } else { LOOK_EVERY };
         } else {
-            wait_sigchld(deadline.min(next_look) - now);
+            let left = deadline.min(next_look) - now;
+            match watch.child_signal {
+                Some(signal) => {
+                    wait_either(signal, watch.socket, left);
+                    if told_to_stop(watch.socket) {
+                        killed = Some(End::Wall);
+                    }
+                }
+                None => wait_sigchld(left),
+            }
         }
     }
     let wall = started.elapsed();

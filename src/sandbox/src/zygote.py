@@ -4,7 +4,7 @@ import sys
 
 import bisect, collections, copy, functools, heapq, io, itertools, json, linecache, marshal, math, operator, os, random
 import re, string, threading, traceback, types, typing, warnings
-import _io, _thread, atexit, builtins, datetime, gc
+import _io, _thread, atexit, builtins, contextlib, datetime, gc, inspect, unittest
 import bessemer_child
 
 MAIN = '/prog/main.py'

