@@ -29,7 +29,16 @@ pub fn process_one(setup: &Setup, socket: RawFd, built: Built, net_namespace: bo
         return Err(become_interpreter(setup, socket, &built, &hello));
     }
     let Built { writable, prog, proc, .. } = built;
-    let slot = Slot { writable, prog, proc, processes_scoped, program: 0, socket, source: None };
+    let slot = Slot {
+        writable,
+        prog,
+        proc,
+        processes_scoped,
+        program: 0,
+        socket,
+        source: None,
+        child_signal: wait::child_signal(),
+    };
     quiet_stdio()?;
     filter::install()?;
     // Once the slot serves, an error means that nobody understands us: leaving is the clearest answer.

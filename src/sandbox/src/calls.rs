@@ -26,6 +26,8 @@ pub(crate) enum Part {
     Tests = 2,
     /// To run one test script.
     Script = 3,
+    /// To run test functions by the real pytest (4 is [`KIND_PARSE`]).
+    Pytest = 5,
 }
 
 /// The other kinds of forks of a warm interpreter (`zygote.py`).
@@ -80,6 +82,7 @@ impl<'a> Session<'a> {
             Part::Calls => "calls",
             Part::Tests => "tests",
             Part::Script => "script",
+            Part::Pytest => "pytest",
         };
         let boot = format!(
             "import sys\nsys.argv = ['/prog/main.py']\nspace = {{'__name__': 'bessemer_child'}}\n\

@@ -201,11 +201,8 @@ class Unsupported(Exception):
     """A test needs more of the program than values can carry."""
 
 
-def run_tests(source, names, script):
-    """Runs the tests of a module, one after the other: ('test', name, outcome, text) each, ('end', count) last.
-
-    A script is one test: it passes when its last line has been reached.
-    """
+def tests_module(names):
+    """An empty module of tests, in which the program's names stand for the program's."""
     import types
     module = types.ModuleType('tests')
     space = module.__dict__
@@ -220,6 +217,74 @@ def run_tests(source, names, script):
         setattr(solution, name, proxy)
     for alias in ('solution', 'main', 'code', 'program'):
         sys.modules.setdefault(alias, solution)
+    return module
+
+
+def run_pytest(source, names):
+    """Runs the tests of a module by the real pytest: the same messages as run_tests sends."""
+    import ast
+    import pytest
+    from _pytest.assertion.rewrite import rewrite_asserts
+    path = '/work/test_main.py'
+    module = tests_module(names)
+    module.__file__ = path
+    with open(path, 'wb') as f:
+        f.write(source)
+    known, told = [], {}
+
+    class Module(pytest.Module):
+        def _getobj(self):
+            return module
+
+    class Plugin:
+        def pytest_pycollect_makemodule(self, module_path, parent):
+            return Module.from_parent(parent, path=module_path)
+
+        def pytest_configure(self, config):
+            tree = ast.parse(source)
+            rewrite_asserts(tree, source, path, config)
+            exec(compile(tree, path, 'exec', dont_inherit=True), module.__dict__)
+
+        def pytest_collection_finish(self, session):
+            known.extend(item.nodeid.split('::', 1)[1] for item in session.items)
+            send(['collected', known])
+
+        def pytest_runtest_logreport(self, report):
+            name = report.nodeid.split('::', 1)[1]
+            if report.outcome == 'passed' and report.when != 'call':
+                return
+            if name in told and report.outcome == 'passed':
+                return
+            text = '' if report.outcome == 'passed' else str(report.longrepr)[-2000:]
+            if 'Unsupported' in text and report.outcome == 'failed':
+                told[name] = ['unsupported', text]
+            elif hasattr(report, 'wasxfail'):
+                told[name] = ['passed' if report.outcome == 'skipped' else 'failed', text]
+            else:
+                told[name] = [report.outcome, text]
+
+        def pytest_runtest_logfinish(self, nodeid, location):
+            name = nodeid.split('::', 1)[1]
+            send(['test', name] + told.get(name, ['failed', 'pytest did not report it']))
+
+    try:
+        quiet = ['-q', '--no-header', '--capture=sys', '--noconftest', '-c', '/dev/null', '--rootdir=/work']
+        plugins = ['-p', 'no:cacheprovider', '-p', 'no:faulthandler']
+        status = int(pytest.main(quiet + plugins + [path], plugins=[Plugin()]))
+        if status in (3, 4):
+            raise RuntimeError('pytest gave up with status %d' % status)
+    except BaseException as e:
+        send(['broken', describe(e)])
+        return
+    send(['end', len(known)])
+
+
+def run_tests(source, names, script):
+    """Runs the tests of a module, one after the other: ('test', name, outcome, text) each, ('end', count) last.
+
+    A script is one test: it passes when its last line has been reached.
+    """
+    space = tests_module(names).__dict__
     try:
         import pytest  # noqa: F401 - the real one where it is installed
     except ImportError:
@@ -409,6 +474,8 @@ def start(kind, source, extra):
     try:
         if kind == 'calls':
             serve_calls(source)
+        elif kind == 'pytest':
+            run_pytest(source, marshal.loads(extra))
         else:
             run_tests(source, marshal.loads(extra), kind == 'script')
     except BrokenPipeError:

@@ -60,6 +60,10 @@ pub struct Config {
     pub warm_python: bool,
     /// Runs after which a slot is replaced.
     pub runs_per_slot: u64,
+    /// A Python interpreter that has numpy, for the profile `numpy`. Default: `BESSEMER_NUMPY_PYTHON`.
+    pub numpy: Option<PathBuf>,
+    /// A Python interpreter that has pytest, for the profile `pytest`. Default: `BESSEMER_PYTEST_PYTHON`.
+    pub pytest: Option<PathBuf>,
     /// Where compiled programs are kept; `None`: each job compiles.
     pub compile_cache: Option<CacheConfig>,
     /// Give each slot one CPU of those that this process may use. Done only where there are slots for all of them: fewer
@@ -94,6 +98,11 @@ impl CacheConfig {
     }
 }
 
+/// A path from the environment.
+fn named(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).filter(|v| !v.is_empty()).map(PathBuf::from)
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -105,6 +114,8 @@ impl Default for Config {
             net: NetPolicy::default(),
             warm_python: true,
             runs_per_slot: 10_000,
+            numpy: named("BESSEMER_NUMPY_PYTHON"),
+            pytest: named("BESSEMER_PYTEST_PYTHON"),
             compile_cache: CacheConfig::of_user(),
             pin: true,
         }

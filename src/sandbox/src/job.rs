@@ -151,6 +151,11 @@ pub enum Profile {
     Multi,
     /// One process with one thread; its memory is exact.
     Solo,
+    /// As `Multi`, with numpy imported beforehand, from an interpreter that the site names (Python only).
+    Numpy,
+    /// As `Multi`; tests are run by the real pytest, imported beforehand, from an interpreter that the site names
+    /// (mode `pytest` only).
+    Pytest,
 }
 
 /// How fresh the process of each test is.

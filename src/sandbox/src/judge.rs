@@ -40,7 +40,7 @@ pub(crate) fn micros(seconds: f64) -> u64 {
 pub(crate) fn run_limits(l: &Limits, language: &Language, profile: Profile) -> RunLimits {
     let mib = |n: u64| n.saturating_mul(1 << 20);
     let processes = match profile {
-        Profile::Multi => l.processes.max(1),
+        Profile::Multi | Profile::Numpy | Profile::Pytest => l.processes.max(1),
         Profile::Solo => 1,
     };
     RunLimits {

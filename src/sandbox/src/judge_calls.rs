@@ -6,7 +6,7 @@
 use crate::bytes::Bytes;
 use crate::calls::{Brief, Heard, Part, Session};
 use crate::compare::Comparator;
-use crate::job::{Call, Grade, Job, JobResult, TestResult, Verdict};
+use crate::job::{Call, Grade, Job, JobResult, Profile, TestResult, Verdict};
 use crate::judge::{Judge, measured};
 use crate::slot_handle::Outcome;
 use crate::value::Value;
@@ -203,7 +203,11 @@ impl Judge<'_> {
                 return Ok(());
             }
         };
-        let part = if script { Part::Script } else { Part::Tests };
+        let part = match job.profile {
+            _ if script => Part::Script,
+            Profile::Pytest => Part::Pytest,
+            _ => Part::Tests,
+        };
         let brief = Brief { part, source: test_code, extra: &names, tests: AT_MOST };
         let mut tests = Session::open(tester, job, language, toolchain, &brief)?;
         let end = relay(job, &mut program, &mut tests, result);

@@ -30,6 +30,7 @@ pub mod lang;
 mod pool;
 mod probe;
 mod slot_handle;
+mod special;
 mod value;
 pub mod wire;
 

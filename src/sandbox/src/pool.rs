@@ -3,11 +3,11 @@
 use crate::checker;
 use crate::compile_cache::CompileCache;
 use crate::config::{Config, NetPolicy, SandboxError, Tier};
-use crate::helper;
-use crate::job::{Job, JobResult};
+use crate::job::{Job, JobResult, Profile};
 use crate::judge::{CANCELLED, Judge};
 use crate::lang::{self, Language, Toolchain};
 use crate::slot_handle::{LOOK_EVERY, SlotHandle};
+use crate::special::{self, SpecialSlots, Specials};
 use slot::wire::{Hello, Setup};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -47,6 +47,7 @@ pub struct Sandbox {
     tier: Tier,
     /// The warm interpreter's version, or why there is none.
     warm: Result<String, String>,
+    specials: Specials,
     /// Where compiled programs are kept, or why nowhere.
     cache: Result<CompileCache, String>,
     free: Mutex<Vec<Pair>>,
@@ -59,6 +60,7 @@ pub struct Sandbox {
 struct Pair {
     main: Option<SlotHandle>,
     tester: Option<SlotHandle>,
+    special: SpecialSlots,
     /// The CPU that both keep to.
     cpu: Option<usize>,
 }
@@ -82,8 +84,9 @@ impl Sandbox {
         if tier < config.tier_min {
             return Err(SandboxError::Tier { got: tier, want: config.tier_min, why });
         }
-        let mut free = vec![Pair { main: Some(first), tester: None, cpu: cpu(0) }];
+        let mut free = vec![Pair { main: Some(first), cpu: cpu(0), ..Pair::default() }];
         free.extend((1..config.slots.max(1)).map(|i| Pair { cpu: cpu(i), ..Pair::default() }));
+        let specials = Specials::new(&config, &bare_setup(&config, &toolchains));
         let cache = match &config.compile_cache {
             Some(c) => CompileCache::open(&c.dir, c.max_mb << 20),
             None => Err("switched off by the caller, or there is no home to keep programs in".into()),
@@ -96,6 +99,7 @@ impl Sandbox {
             hello,
             tier,
             warm,
+            specials,
             cache,
             free: Mutex::new(free),
             returned: Condvar::new(),
@@ -128,6 +132,11 @@ impl Sandbox {
     /// Why not.
     pub fn compile_cache(&self) -> Result<&std::path::Path, &str> {
         self.cache.as_ref().map(CompileCache::dir).map_err(String::as_str)
+    }
+
+    /// The profiles that need an interpreter of their own, and why one is not to be had here.
+    pub fn profiles(&self) -> [(&'static str, Result<(), &str>); 2] {
+        self.specials.names()
     }
 
     /// What the first slot said of itself.
@@ -181,7 +190,9 @@ impl Sandbox {
         let cpu = place.pair.cpu;
         let start = || SlotHandle::start(&self.setup, self.config.runs_per_slot, cpu);
         let pair = &mut place.pair;
-        for (slot, needed) in [(&mut pair.main, true), (&mut pair.tester, job.needs_tester())] {
+        for (slot, needed) in
+            [(&mut pair.main, true), (&mut pair.tester, job.needs_tester() && job.profile != Profile::Pytest)]
+        {
             if !needed || slot.is_some() {
                 continue;
             }
@@ -194,10 +205,19 @@ impl Sandbox {
                 Err(e) => return JobResult::unscored(job, self.tier, e.to_string()),
             }
         }
-        let Some(slot) = pair.main.as_mut() else {
+        let special = &mut pair.special;
+        if let Err(e) = self.specials.prepare(job, special, &self.hello, self.config.runs_per_slot, cpu) {
+            return JobResult::unscored(job, self.tier, e);
+        }
+        let (main, tester) = match job.profile {
+            Profile::Multi | Profile::Solo => (&mut pair.main, &mut pair.tester),
+            Profile::Numpy => (&mut special.numpy, &mut special.numpy_tester),
+            Profile::Pytest => (&mut pair.main, &mut special.pytest),
+        };
+        let Some(slot) = main.as_mut() else {
             return JobResult::unscored(job, self.tier, "no slot".into());
         };
-        let mut tester = pair.tester.as_mut();
+        let mut tester = tester.as_mut();
         for slot in [Some(&mut *slot), tester.as_deref_mut()].into_iter().flatten() {
             slot.cancel = cancel.clone();
         }
@@ -308,7 +328,7 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn setup(config: &Config, toolchains: &[Result<Toolchain, String>]) -> Setup {
+fn bare_setup(config: &Config, toolchains: &[Result<Toolchain, String>]) -> Setup {
     let (mut binds, links) = lang::base_binds();
     for bind in toolchains.iter().flatten().flat_map(|t| &t.binds) {
         if !binds.contains(bind) {
@@ -345,17 +365,13 @@ fn first_slot(
     toolchains: &[Result<Toolchain, String>],
     cpu: Option<usize>,
 ) -> Result<FirstSlot, SandboxError> {
-    let cold = setup(config, toolchains);
+    let cold = bare_setup(config, toolchains);
     let python = lang::by_name("python").and_then(|i| toolchains[i].as_ref().ok());
     let warm = match python {
         Some(_) if !config.warm_python => Err("switched off by the caller".to_owned()),
         None => Err("there is no Python".to_owned()),
         Some(t) => {
-            let mut setup = cold.clone();
-            setup.files.extend(helper::zygote_files());
-            let (argv, env) = lang::zygote_command(t);
-            (setup.zygote_argv, setup.zygote_env) = (argv, env);
-            let setup = Arc::new(setup);
+            let setup = Arc::new(special::warm(&cold, t, &[]));
             match SlotHandle::start(&setup, config.runs_per_slot, cpu) {
                 Ok(slot) => return Ok((setup, slot, Ok(t.version.clone()))),
                 Err(e) => Err(e.to_string()),

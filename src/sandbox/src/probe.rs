@@ -48,6 +48,12 @@ pub fn probe(config: &Config) -> Probe {
         Ok(version) => format!("Python runs are forks of a warm interpreter ({version})"),
         Err(why) => format!("Python runs start an interpreter each: {why}"),
     });
+    for (name, has) in sandbox.profiles() {
+        facts.push(match has {
+            Ok(()) => format!("profile {name}: warm"),
+            Err(why) => format!("profile {name}: {why}"),
+        });
+    }
     facts.push(match sandbox.compile_cache() {
         Ok(dir) => format!("compiled programs are kept in {}", dir.display()),
         Err(why) => format!("every compiled program is compiled anew: {why}"),

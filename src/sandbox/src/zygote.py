@@ -4,7 +4,7 @@ import sys
 
 import bisect, collections, copy, functools, heapq, io, itertools, json, linecache, marshal, math, operator, os, random
 import re, string, threading, traceback, types, typing, warnings
-import _io, _thread, atexit, builtins, contextlib, datetime, gc, inspect, unittest
+import _io, _thread, atexit, builtins, contextlib, datetime, gc, importlib, inspect, unittest
 import bessemer_child
 
 MAIN = '/prog/main.py'
@@ -22,7 +22,7 @@ def child(kind):
         with open('/prog/.extra', 'rb') as f:
             extra = f.read()
     sys.argv[:] = [MAIN]
-    bessemer_child.start(('', 'calls', 'tests', 'script')[kind], source, extra)
+    bessemer_child.start(('', 'calls', 'tests', 'script', '', 'pytest')[kind], source, extra)
 
 
 def new_main():
@@ -128,7 +128,7 @@ def ready():
     """The arguments of the extension module's serve."""
     sys.path.remove('/.zygote')
     os.environ.pop('LD_BIND_NOW', None)  # meant for this process only
-    hello = bytes.fromhex(sys.argv[1])
+    hello = bytes.fromhex(sys.argv[-1])
     for name in ('bessemer_zygote', 'bessemer_child', __name__):
         sys.modules.pop(name, None)
     warm_up()
@@ -151,6 +151,12 @@ def load():
     global serve
     try:
         from bessemer_zygote import serve
+        for name in sys.argv[1:-1]:
+            importlib.import_module(name)
+            if name == 'pytest':
+                from _pytest.config import default_plugins
+                for plugin in default_plugins:
+                    importlib.import_module('_pytest.' + plugin)
     except BaseException as e:
         give_up(e)
 

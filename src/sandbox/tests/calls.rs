@@ -61,7 +61,7 @@ fn tricks_with_equality_and_the_channel_do_not_pass() {
     ));
     assert!(!pass("import os\ndef f(x):\n  os.write(3, b'\\xff' * 64)\n  return x * x"));
     assert!(!pass("import os\nos.close(3)\ndef f(x):\n  return x * x"));
-    assert!(!pass("import marshal\nmarshal.dumps = lambda *a: b'N'\ndef f(x):\n  return x * x"));
+    assert!(!pass("import marshal\nmarshal.dumps = lambda *a: b'N'\ndef f(x):\n  return x + 1"));
 }
 
 const TESTS: &str = "

@@ -12,7 +12,12 @@ use slot::wire::Bind;
 use std::path::Path;
 
 pub(crate) use binds::base as base_binds;
-pub(crate) use python::{PARSE_SCRIPT, is_syntax_error, zygote_command};
+pub(crate) use python::{PARSE_SCRIPT, is_syntax_error, python_with, zygote_command};
+
+/// Whether this is a name of Python.
+pub(crate) fn is_python(name: &str) -> bool {
+    by_name(name) == by_name("python")
+}
 
 /// One language of the table.
 pub(crate) struct Language {

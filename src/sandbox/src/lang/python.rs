@@ -70,13 +70,44 @@ fn find(config: &Config) -> Result<Toolchain, String> {
     })
 }
 
-/// argv and environment of the interpreter that becomes process 1 of a slot.
-pub(crate) fn zygote_command(toolchain: &Toolchain) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+/// Where the packages of a virtual environment are seen inside.
+const PACKAGES: &str = "/opt/packages";
+
+/// An interpreter that has this module, with the packages of the virtual environment that it may belong to.
+///
+/// # Errors
+/// There is none at this path, or it does not have the module.
+pub(crate) fn python_with(python: &Path, module: &str) -> Result<Toolchain, String> {
+    let config = Config { python: python.to_owned(), ..Config::default() };
+    let mut toolchain = find(&config)?;
+    let program = on_path(python).ok_or_else(|| format!("{} is no program", python.display()))?;
+    // The path as it was given: that of a virtual environment is a link to its base.
+    let program = if python.is_absolute() { python.to_owned() } else { program };
+    let script = "import sys,os,importlib.util as u;s=u.find_spec(sys.argv[1]);\
+                  print(os.path.dirname(os.path.dirname(s.origin)) if s else '')";
+    let dir = first_line(&program, &["-c", script, module])?;
+    if dir.is_empty() {
+        return Err(format!("{} has no module {module}", python.display()));
+    }
+    let dir = Path::new(&dir);
+    if !binds::in_base(dir) && !toolchain.binds.iter().any(|b| dir.starts_with(&b.source)) {
+        toolchain
+            .binds
+            .push(Bind { source: dir.to_string_lossy().into_owned(), target: PACKAGES.to_owned() });
+        toolchain.env.push(format!("PYTHONPATH={PACKAGES}"));
+    }
+    Ok(toolchain)
+}
+
+/// argv and environment of the interpreter that becomes process 1 of a slot, with these modules imported besides the
+/// usual ones.
+pub(crate) fn zygote_command(toolchain: &Toolchain, modules: &[&str]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     // `start` makes __main__ the program's: every name here has been looked up by then.
     let boot = "import sys; sys.path.insert(0, '/.zygote'); import zygote; zygote.load(); zygote.serve(*zygote.start())";
     let mut argv = toolchain.run.clone();
     argv.pop(); // the program's path
     argv.extend(["-c", boot].map(str::to_owned));
+    argv.extend(modules.iter().map(|m| (*m).to_owned()));
     // Every symbol is looked up at the start, and not by each child again.
     let more = ["LD_BIND_NOW=1".to_owned()];
     let env =
