@@ -52,6 +52,9 @@ test-planner: packages ## the tests of everything that needs no libtorch
 
 bench: packages ## measure against the peers, in one run: docs/BENCHMARKS.md
 	$(CARGO) bench -p bessemer --bench planner
+	scripts/profiles.sh
+	BESSEMER_NUMPY_PYTHON=$(CURDIR)/.venv-profiles/bin/python BESSEMER_PYTEST_PYTHON=$(CURDIR)/.venv-profiles/bin/python \
+	  $(CARGO) run --release -p bessemer-sandbox --example bench -- --write docs/BENCHMARKS.md
 
 campaign: packages ## kill the planner at random moments, KILLS times, against a fake and a real Slurm
 	BESSEMER_KILLS=$(or $(KILLS),1000) $(CARGO) test --release -p bessemer-crash -- --nocapture
