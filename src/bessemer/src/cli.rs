@@ -64,6 +64,8 @@ pub enum Color {
 pub enum Command {
     /// Show what a job file means: graph, matrix, shared tasks, resources, hours, what is new and why
     Plan(Plan),
+    /// Bring models and data sets of the Hugging Face Hub into its cache: on a login node, for jobs without a network
+    Fetch(Fetch),
     /// Run a job file here with its `rehearse` profile: does everything fit together?
     Rehearse(Rehearse),
     /// Hand a job file's tasks to a site's scheduler and return
@@ -137,6 +139,42 @@ pub struct Plan {
     #[arg(long, value_name = "DIR", requires = "dry_run")]
     pub out: Option<PathBuf>,
     /// For programs: the graph as JSON (docs/CLI.md)
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Fetch {
+    /// Repositories: ORG/NAME, datasets/ORG/NAME, hf://ORG/NAME@REVISION
+    #[arg(value_name = "WHAT")]
+    pub what: Vec<String>,
+    /// Everything that a job file names, pinned to commits in JOB.lock.json
+    #[arg(long, value_name = "JOB")]
+    pub job: Option<PathBuf>,
+    #[command(flatten)]
+    pub changes: Changes,
+    /// With --job: let branches and tags move to what they point to now
+    #[arg(long, requires = "job")]
+    pub update: bool,
+    /// The names are those of data sets
+    #[arg(long)]
+    pub dataset: bool,
+    /// Branch, tag or commit (main if left out)
+    #[arg(long, value_name = "REV")]
+    pub revision: Option<String>,
+    /// Only these files instead of what is usually needed; `*` also passes over slashes; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    pub include: Vec<String>,
+    /// Not these files; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    pub exclude: Vec<String>,
+    /// Also read what is in the cache already and compare it with its hash
+    #[arg(long)]
+    pub check: bool,
+    /// Files at a time
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub parallel: usize,
+    /// For programs (docs/FETCH.md)
     #[arg(long)]
     pub json: bool,
 }

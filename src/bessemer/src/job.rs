@@ -3,6 +3,7 @@
 use crate::cli::Changes;
 use crate::context::read_text;
 use crate::failure::{Failure, Result};
+use crate::outside::Here;
 use cluster::site::{Scheduler, Site, check_extra};
 use plan::{Graph, Options};
 use record::exit;
@@ -21,13 +22,22 @@ pub struct Job {
 /// # Errors
 /// Exit code 65 with every mistake; 2 for a `--set` that is none.
 pub fn load(path: &Path, changes: &Changes) -> Result<Job> {
-    let set = changes.set.iter().map(|s| assignment(s)).collect::<Result<_>>()?;
-    let options = Options { profile: changes.profile.clone(), set, only: changes.only.clone() };
+    let options = options(changes)?;
     let text = read_text(path, "job file")?;
-    match plan::load(&path.to_string_lossy(), &text, &options) {
+    let here = Here::new(path).map_err(Failure::input)?;
+    match plan::load_with(&path.to_string_lossy(), &text, &options, &here) {
         Ok(graph) => Ok(Job { graph, text }),
         Err(mistakes) => Err(Failure::many(exit::USER_ERROR, mistakes.iter().map(ToString::to_string))),
     }
+}
+
+/// The command line's changes.
+///
+/// # Errors
+/// Exit code 2 for a `--set` that is none.
+pub fn options(changes: &Changes) -> Result<Options> {
+    let set = changes.set.iter().map(|s| assignment(s)).collect::<Result<_>>()?;
+    Ok(Options { profile: changes.profile.clone(), set, only: changes.only.clone() })
 }
 
 /// Refuses scheduler options (`extra`) that a site's scheduler must not get, before anything is handed in. A local site

@@ -11,6 +11,7 @@ mod job;
 mod live;
 mod notes;
 mod out;
+mod outside;
 mod select;
 mod supervise;
 mod sweeps;

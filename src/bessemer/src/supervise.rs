@@ -161,6 +161,10 @@ fn attempt(spec: &TaskSpec, start: &mut StartRecord, me: &JobIdentity, signals: 
         Ok(i) => i,
         Err(why) => return Attempted::not(FailureClass::UpstreamMissing, why),
     };
+    let sources = match guard::sources(spec) {
+        Ok(s) => s,
+        Err(why) => return Attempted::not(FailureClass::UpstreamMissing, why),
+    };
     // the locks in `gpus` are held until the worker has left
     let gpus = match gpu::look(spec.resources.gpus, env) {
         Ok(g) => g,
@@ -172,7 +176,7 @@ fn attempt(spec: &TaskSpec, start: &mut StartRecord, me: &JobIdentity, signals: 
             return Attempted::not(FailureClass::Setup, format!("cannot write the claim: {e}"));
         }
     }
-    let mut command = match command::prepare(spec, &inputs, env) {
+    let mut command = match command::prepare(spec, &inputs, &sources, env) {
         Ok(c) => c,
         Err((class, why)) => return Attempted::not(class, why),
     };

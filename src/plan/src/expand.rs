@@ -4,8 +4,9 @@ use crate::body::{Body, Decoded, Terms, body_of, decode, terms};
 use crate::diagnostic::Report;
 use crate::graph::{Point, Task, TaskRef, plain};
 use crate::job::Job;
-use crate::upstream::Need;
-use record::ContentKey;
+use crate::outside::{Found, Outside};
+use crate::upstream::{External, Need};
+use record::{ContentKey, Source};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
@@ -29,6 +30,7 @@ struct Frame {
     digits: Vec<u32>,
     body: Rc<Body>,
     needs: Vec<Need>,
+    externals: Vec<External>,
     next: usize,
 }
 
@@ -58,6 +60,9 @@ struct Draft {
 pub(crate) struct Expander<'a> {
     pub job: &'a Job,
     pub report: &'a mut Report,
+    pub outside: &'a dyn Outside,
+    /// Each reference is looked up once.
+    pub found: HashMap<String, Option<Found>>,
     states: Vec<PhaseState>,
     tasks: Vec<Task>,
     drafts: Vec<Draft>,
@@ -69,7 +74,12 @@ pub(crate) struct Expander<'a> {
 }
 
 /// Expands the phases for which `wanted` holds and all they need, in topological order.
-pub(crate) fn expand(job: &Job, wanted: &dyn Fn(&str) -> bool, report: &mut Report) -> Vec<Task> {
+pub(crate) fn expand(
+    job: &Job,
+    wanted: &dyn Fn(&str) -> bool,
+    outside: &dyn Outside,
+    report: &mut Report,
+) -> Vec<Task> {
     let mut total: u64 = 0;
     let mut states = Vec::new();
     for phase in &job.phases {
@@ -94,6 +104,8 @@ pub(crate) fn expand(job: &Job, wanted: &dyn Fn(&str) -> bool, report: &mut Repo
     let mut expander = Expander {
         job,
         report,
+        outside,
+        found: HashMap::new(),
         states,
         tasks: Vec::new(),
         drafts: Vec::new(),
@@ -226,7 +238,7 @@ impl Expander<'_> {
         };
         self.set_mark(me, OPEN);
         match self.needs(me, &digits, &body) {
-            Some(needs) => Some(Frame { me, digits, body, needs, next: 0 }),
+            Some((needs, externals)) => Some(Frame { me, digits, body, needs, externals, next: 0 }),
             None => {
                 self.set_mark(me, FAILED);
                 None
@@ -318,9 +330,18 @@ impl Expander<'_> {
         {
             *slot = uses;
         }
+        let mut sources: BTreeMap<String, Vec<Source>> = BTreeMap::new();
+        for external in &frame.externals {
+            let role = sources.entry(external.role.to_string()).or_default();
+            if !role.contains(&external.source) {
+                role.push(external.source.clone());
+            }
+        }
         let mut keys: BTreeMap<String, ContentKey> = BTreeMap::new();
-        for (role, refs) in &inputs {
-            let joined: Vec<&str> = refs.iter().map(|r| r.key.as_str()).collect();
+        for role in inputs.keys().chain(sources.keys()) {
+            let tasks = inputs.get(role).into_iter().flatten().map(|r| r.key.as_str());
+            let others = sources.get(role).into_iter().flatten().map(|s| s.identity.as_str());
+            let joined: Vec<&str> = tasks.chain(others).collect();
             keys.insert(role.clone(), ContentKey(joined.join(",")));
         }
         keys.extend(services.iter().map(|(role, r): (&String, &TaskRef)| (role.clone(), r.key.clone())));
@@ -340,6 +361,7 @@ impl Expander<'_> {
                     work: Rc::try_unwrap(decoded)
                         .map_or_else(|shared| shared.params.clone(), |own| own.params),
                     inputs,
+                    sources,
                     services,
                     consumers: Vec::new(),
                     resources: terms.resources.clone(),

@@ -96,6 +96,10 @@ fn phases(graph: &Graph) -> Vec<Phase<'_>> {
         for (role, refs) in &task.inputs {
             order[i].needs.entry((false, role)).or_default().extend(refs.iter().map(|r| r.phase.as_str()));
         }
+        for (role, sources) in &task.sources {
+            let names = sources.iter().map(|s| s.reference.as_str());
+            order[i].needs.entry((false, role)).or_default().extend(names);
+        }
         for (role, service) in &task.services {
             order[i].needs.entry((true, role)).or_default().insert(&service.phase);
         }

@@ -1,6 +1,6 @@
 //! The planner's product: a graph of tasks in topological order. Frozen as `runs/<sweep>/plan.json`.
 
-use record::{ContentKey, FailureClass, Params, Resources};
+use record::{ContentKey, FailureClass, Params, Resources, Source};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -51,6 +51,9 @@ pub struct Task {
     pub work: Params,
     /// Role -> upstream tasks whose outputs are read.
     pub inputs: BTreeMap<String, Vec<TaskRef>>,
+    /// Role -> what no phase of the sweep made: repositories of the Hub, files of the user's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sources: BTreeMap<String, Vec<Source>>,
     /// Role -> service task that must be up while this one runs.
     #[serde(default)]
     pub services: BTreeMap<String, TaskRef>,

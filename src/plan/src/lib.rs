@@ -15,6 +15,7 @@ mod explain;
 pub mod graph;
 mod job;
 mod node;
+pub mod outside;
 mod roles;
 mod schema;
 mod template;
@@ -33,6 +34,7 @@ use diagnostic::{Report, allowed};
 use document::Document;
 use job::Job;
 use node::{Node, Pos};
+pub use outside::{Found, Missing, Outside};
 use serde_json::Value;
 use std::collections::HashSet;
 
@@ -52,15 +54,28 @@ pub struct Options {
 /// # Errors
 /// Every mistake that was found, in the order of the file.
 pub fn load(file_name: &str, text: &str, options: &Options) -> Result<Graph, Vec<Diagnostic>> {
+    load_with(file_name, text, options, &outside::AsWritten)
+}
+
+/// As [`load()`]; `outside` knows what `hf://...` and paths under `inputs:` mean.
+///
+/// # Errors
+/// Every mistake that was found, in the order of the file; what `outside` does not find is one.
+pub fn load_with(
+    file_name: &str,
+    text: &str,
+    options: &Options,
+    outside: &dyn Outside,
+) -> Result<Graph, Vec<Diagnostic>> {
     let mut report = Report::new(file_name);
-    let graph = plan(text, options, &mut report);
+    let graph = plan(text, options, outside, &mut report);
     match graph {
         Some(graph) if report.is_empty() => Ok(graph),
         _ => Err(report.finish()),
     }
 }
 
-fn plan(text: &str, options: &Options, report: &mut Report) -> Option<Graph> {
+fn plan(text: &str, options: &Options, outside: &dyn Outside, report: &mut Report) -> Option<Graph> {
     let document = document::read(text, options, report)?;
     let job = job::compile(&document, report);
     let start = Pos { source: 0, line: 1, column: 1 };
@@ -74,7 +89,7 @@ fn plan(text: &str, options: &Options, report: &mut Report) -> Option<Graph> {
     }
     let only: HashSet<&str> = options.only.iter().map(String::as_str).collect();
     let before = report.is_empty();
-    let tasks = expand::expand(&job, &|name| only.is_empty() || only.contains(name), report);
+    let tasks = expand::expand(&job, &|name| only.is_empty() || only.contains(name), outside, report);
     if before && report.is_empty() && only.is_empty() {
         unused_services(&job, &tasks, report);
     }

@@ -8,6 +8,7 @@ use crate::job::Source;
 use crate::node::{Node, Pos, Tree};
 use crate::roles;
 use crate::template;
+use record::source::is_external;
 use serde_json::Value;
 use std::rc::Rc;
 
@@ -22,13 +23,25 @@ pub(crate) struct Need {
     pub pinned: u64,
 }
 
+/// One input that no phase makes.
+pub(crate) struct External {
+    pub role: Rc<str>,
+    pub source: record::Source,
+}
+
 impl Expander<'_> {
     /// Every input and service of an instance; `None` if one is wrong.
-    pub(crate) fn needs(&mut self, me: Instance, digits: &[u32], body: &Body) -> Option<Vec<Need>> {
+    pub(crate) fn needs(
+        &mut self,
+        me: Instance,
+        digits: &[u32],
+        body: &Body,
+    ) -> Option<(Vec<Need>, Vec<External>)> {
         let job = self.job;
         let phase = &job.phases[me.phase];
         let axis = |name: &str| Self::value(job, me.phase, digits, name);
         let mut out: Vec<Need> = Vec::new();
+        let mut externals: Vec<External> = Vec::new();
         let mut good = true;
         let mut filled: Vec<(Rc<str>, bool)> = Vec::new();
         for role in &body.roles {
@@ -54,8 +67,17 @@ impl Expander<'_> {
             }
             let name: Rc<str> = name.into();
             filled.push((name.clone(), role.service));
-            let before = out.len();
+            let before = out.len() + externals.len();
             for source in &role.sources {
+                if let Some(text) = template::fill_text(&source.phase, &axis)
+                    && is_external(&text)
+                {
+                    match self.external(phase.kind, &name, &text, source, role.service) {
+                        Some(source) => externals.push(External { role: name.clone(), source }),
+                        None => good = false,
+                    }
+                    continue;
+                }
                 match self.upstream(me, digits, source, role.service, &name) {
                     Some(found) => out.extend(found.into_iter().map(|(of, pinned)| Need {
                         role: name.clone(),
@@ -67,9 +89,12 @@ impl Expander<'_> {
                     None => good = false,
                 }
             }
-            let several = out.len() - before > 1;
+            let several = out.len() + externals.len() - before > 1;
             if several && (role.service || !roles::many(phase.kind, &name)) {
-                let message = format!("the role `{name}` takes one task, this is {}", out.len() - before);
+                let message = format!(
+                    "the role `{name}` takes one task, this is {}",
+                    out.len() + externals.len() - before
+                );
                 self.report.error(role.at, message, "name one phase, and one point with `at:`".into());
                 good = false;
             }
@@ -99,7 +124,38 @@ impl Expander<'_> {
                 }
             }
         }
-        good.then_some(out)
+        good.then_some((out, externals))
+    }
+
+    /// A repository of the Hub or a file of the user's under a role.
+    fn external(
+        &mut self,
+        kind: record::Kind,
+        role: &str,
+        text: &str,
+        source: &Source,
+        service: bool,
+    ) -> Option<record::Source> {
+        if let Err((message, help)) = roles::external(kind, role, text, service) {
+            self.report.error(source.at, message, help);
+            return None;
+        }
+        if let Some((_, at, _)) = source.points.first() {
+            let message = format!("`at:` has no meaning for `{text}`");
+            self.report.error(*at, message, "only phases have points".into());
+            return None;
+        }
+        if !self.found.contains_key(text) {
+            let found = match self.outside.find(text) {
+                Ok(found) => Some(found),
+                Err(missing) => {
+                    self.report.error(source.at, missing.message, missing.help);
+                    None
+                }
+            };
+            self.found.insert(text.to_owned(), found);
+        }
+        self.found.get(text).and_then(Option::as_ref).map(|f| f.source.clone())
     }
 
     /// The instances that one source means at this point, with the axes that `at:` fixed.

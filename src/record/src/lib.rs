@@ -15,6 +15,7 @@ pub mod layout;
 pub mod metric;
 pub mod params;
 pub mod service;
+pub mod source;
 pub mod spec;
 pub mod verify;
 
@@ -25,6 +26,7 @@ pub use event::Event;
 pub use key::{ContentKey, Token};
 pub use metric::MetricRow;
 pub use params::{Kind, Params};
+pub use source::Source;
 pub use spec::{Input, Resources, TaskSpec};
 
 /// Version of every file format in this crate. A reader refuses a larger one and says so.

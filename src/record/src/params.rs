@@ -12,7 +12,7 @@ mod tuning;
 
 pub use data::{CommandParams, CorpusParams, EvalParams, Keep, SampleParams, ServeParams, Split};
 pub use rl::{Algorithm, Oracle, Profile, RewardMode, RlParams};
-pub use tuning::{BaseParams, LoraParams, Precision, Quantization, Schedule, SftParams};
+pub use tuning::{BaseParams, Columns, LoraParams, Precision, Quantization, Schedule, SftParams};
 
 /// Kind and parameters of a task; serialises as `{"kind": "sft", "params": {...}}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -119,6 +119,13 @@ impl Params {
                 }
                 if p.kv_heads > 0 && p.heads % p.kv_heads != 0 {
                     found.push(("kv_heads", format!("{} does not divide the {} heads", p.kv_heads, p.heads)));
+                }
+            }
+            Params::Sft(p) => {
+                if let Some(c) = p.columns.as_ref().filter(|c| c.messages.is_some())
+                    && (c.prompt.is_some() || c.completion.is_some())
+                {
+                    found.push(("columns", "`messages` holds prompt and answer: drop the others".to_owned()));
                 }
             }
             Params::Rl(p) => {

@@ -23,6 +23,9 @@ pub struct TaskSpec {
     pub work: Params,
     /// Role -> upstream task whose *outputs* are read. Several tasks may fill one role (`models: [a, b]`).
     pub inputs: BTreeMap<String, Vec<Input>>,
+    /// Role -> what no phase of the sweep made: repositories of the Hub, files of the user's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sources: BTreeMap<String, Vec<crate::Source>>,
     /// Role -> service task that must be up while this one runs.
     #[serde(default)]
     pub services: BTreeMap<String, Input>,
@@ -98,6 +101,7 @@ mod tests {
             attempt: 1,
             work: Params::Sft(SftParams { learning_rate: 1.0 / 3.0, ..SftParams::default() }),
             inputs: BTreeMap::new(),
+            sources: BTreeMap::new(),
             services: BTreeMap::new(),
             consumers: vec![],
             resources: Resources { cpus: 1, gpus: 0, memory_mb: 1000, walltime_s: 60 },

@@ -143,12 +143,18 @@ impl Context {
     /// # Errors
     /// [`Failure`] `UpstreamMissing`; `UserError` when the role is absent or has several tasks.
     pub fn input(&self, role: &str) -> Result<PathBuf> {
-        match self.spec.inputs.get(role).map(Vec::as_slice) {
-            Some([one]) => outputs_of(one),
-            Some(many) => {
-                Err(Failure::user(format!("input {role}: wanted one task, got {}", many.len())).into())
+        let sources = self.spec.sources.get(role).map_or(&[][..], Vec::as_slice);
+        match (self.spec.inputs.get(role).map(Vec::as_slice), sources) {
+            (Some([one]), []) => outputs_of(one),
+            (None, [one]) => self.source(one),
+            (Some(many), more) => {
+                let n = many.len() + more.len();
+                Err(Failure::user(format!("input {role}: wanted one task, got {n}")).into())
             }
-            None => Err(Failure::user(format!(
+            (None, [_, ..]) => {
+                Err(Failure::user(format!("input {role}: wanted one, got {}", sources.len())).into())
+            }
+            (None, []) => Err(Failure::user(format!(
                 "input {role} is missing: write `inputs: {{{role}: PHASE}}` in phase {}",
                 self.spec.phase
             ))
@@ -161,7 +167,16 @@ impl Context {
     /// # Errors
     /// As [`Self::input`].
     pub fn optional_input(&self, role: &str) -> Result<Option<PathBuf>> {
-        if self.spec.inputs.contains_key(role) { self.input(role).map(Some) } else { Ok(None) }
+        let there = self.spec.inputs.contains_key(role) || self.spec.sources.contains_key(role);
+        if there { self.input(role).map(Some) } else { Ok(None) }
+    }
+
+    /// Where something that no phase made is on this node: a snapshot of the Hub, a file of the user's.
+    ///
+    /// # Errors
+    /// [`Failure`] `UpstreamMissing` with what to type on a login node.
+    pub fn source(&self, source: &record::Source) -> Result<PathBuf> {
+        Ok(hub::locate::source(source, |name| std::env::var(name).ok()).map_err(Failure::upstream)?)
     }
 
     /// Progress with values, one line of `events.jsonl`.

@@ -1,6 +1,7 @@
 //! `bessemer-worker`: runs one attempt's work. The only program of the project that links libtorch.
 
 mod context;
+mod data;
 mod kinds;
 
 use clap::{Parser, Subcommand};

@@ -41,6 +41,7 @@ impl Runs {
             token: Token::new("n", phase, &key(phase), attempt),
             work,
             inputs: BTreeMap::new(),
+            sources: BTreeMap::new(),
             services: BTreeMap::new(),
             consumers: vec![],
             resources: Resources { cpus: 2, gpus: 0, memory_mb: 2000, walltime_s: 600 },

@@ -37,6 +37,7 @@ fn attempt(
         token: token.clone(),
         work: work.clone(),
         inputs: inputs.iter().map(|(role, p)| ((*role).to_owned(), vec![input(p)])).collect(),
+        sources: BTreeMap::new(),
         services: BTreeMap::new(),
         consumers: vec![],
         resources: Resources { cpus: 1, gpus: 0, memory_mb: 2000, walltime_s: 600 },

@@ -70,6 +70,7 @@ impl Task {
             attempt: 1,
             work,
             inputs: BTreeMap::new(),
+            sources: BTreeMap::new(),
             services: BTreeMap::new(),
             consumers: vec![],
             resources: Resources { cpus: 1, gpus: 0, memory_mb: 1000, walltime_s: 3600 },

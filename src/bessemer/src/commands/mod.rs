@@ -3,6 +3,7 @@
 mod cancel;
 mod completions;
 mod doctor;
+mod fetch;
 mod gc;
 mod help;
 mod logs;
@@ -26,6 +27,7 @@ use crate::failure::Result;
 /// Runs a command; the exit code.
 pub fn run(context: &mut Context, command: Command) -> Result {
     match command {
+        Command::Fetch(a) => fetch::run(context, &a),
         Command::Plan(a) => plan::run(context, &a),
         Command::Rehearse(a) => run::rehearse(context, &a),
         Command::Submit(a) => submit::run(context, &a),

@@ -3,8 +3,9 @@
 use record::params::CommandParams;
 use record::verify::Whole;
 use record::{FailureClass, Params, TaskSpec, layout};
+use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Environment variable that names the worker program.
@@ -17,13 +18,14 @@ pub const WORKER: &str = "BESSEMER_WORKER";
 pub fn prepare(
     spec: &TaskSpec,
     inputs: &[(String, Vec<Whole>)],
+    sources: &[(String, Vec<PathBuf>)],
     env: impl Fn(&str) -> Option<String>,
 ) -> Result<Command, (FailureClass, String)> {
     let out = spec.attempt_dir.join(layout::OUT);
     std::fs::create_dir_all(&out)
         .map_err(|e| (FailureClass::Setup, format!("cannot create {}: {e}", out.display())))?;
     let mut command = match &spec.work {
-        Params::Command(p) => users(p, inputs, &out)?,
+        Params::Command(p) => users(p, inputs, sources, &out)?,
         _ => {
             let mut c = Command::new(worker(&env).map_err(|why| (FailureClass::Setup, why))?);
             c.arg("run").arg(spec.attempt_dir.join(layout::TASK)).current_dir(&spec.attempt_dir);
@@ -49,21 +51,29 @@ pub fn prepare(
 fn users(
     p: &CommandParams,
     inputs: &[(String, Vec<Whole>)],
-    out: &std::path::Path,
+    sources: &[(String, Vec<PathBuf>)],
+    out: &Path,
 ) -> Result<Command, (FailureClass, String)> {
     let Some((program, args)) = p.argv.split_first() else {
         return Err((FailureClass::UserError, "params.argv is empty: name a program".into()));
     };
     let mut c = Command::new(program);
     c.args(args).current_dir(out);
+    let mut roles: BTreeMap<&str, Vec<&Path>> = BTreeMap::new();
     for (role, wholes) in inputs {
+        roles.entry(role).or_default().extend(wholes.iter().map(|w| w.out_dir.as_path()));
+    }
+    for (role, paths) in sources {
+        roles.entry(role).or_default().extend(paths.iter().map(PathBuf::as_path));
+    }
+    for (role, paths) in roles {
         let name = variable(role);
         // one input is the common case: its directory; of several, each has a number from 1
-        if let [only] = wholes.as_slice() {
-            c.env(&name, &only.out_dir);
+        if let [only] = paths.as_slice() {
+            c.env(&name, only);
         }
-        for (i, w) in wholes.iter().enumerate() {
-            c.env(format!("{name}_{}", i + 1), &w.out_dir);
+        for (i, path) in paths.iter().enumerate() {
+            c.env(format!("{name}_{}", i + 1), path);
         }
     }
     c.envs(&p.env);

@@ -3,7 +3,7 @@
 use crate::filesystem;
 use record::verify::{self, Depth, Problem, Whole};
 use record::{ContentKey, TaskSpec};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Other nodes' records may be seen seconds late on a network file system (specs: F29). On a local one, what is not
@@ -32,6 +32,19 @@ pub fn inputs(spec: &TaskSpec) -> Result<Vec<(String, Vec<Whole>)>, String> {
         found.push((role.clone(), all));
     }
     Ok(found)
+}
+
+/// What no phase made, where it is on this node, by role.
+///
+/// # Errors
+/// A sentence about the first that is not here.
+pub fn sources(spec: &TaskSpec) -> Result<Vec<(String, Vec<PathBuf>)>, String> {
+    let place = |s: &record::Source| hub::locate::source(s, crate::outside::env);
+    let of = |(role, sources): (&String, &Vec<record::Source>)| {
+        let paths = sources.iter().map(place).collect::<Result<_, _>>();
+        paths.map(|p| (role.clone(), p)).map_err(|why| format!("input {role}: {why}"))
+    };
+    spec.sources.iter().map(of).collect()
 }
 
 /// Outputs may lag behind the record that names them, so every problem is given the same time.

@@ -235,6 +235,7 @@ impl<'a> Desk<'a> {
                 .iter()
                 .map(|(role, refs)| (role.clone(), refs.iter().map(input).collect()))
                 .collect(),
+            sources: task.sources.clone(),
             services: task
                 .services
                 .iter()

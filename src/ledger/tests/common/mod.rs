@@ -359,6 +359,7 @@ pub fn task(phase: &str, name: &str, inputs: &[&Task]) -> Task {
             .enumerate()
             .map(|(i, t)| (format!("in{i}"), vec![TaskRef { phase: t.phase.clone(), key: t.key.clone() }]))
             .collect(),
+        sources: BTreeMap::new(),
         services: BTreeMap::new(),
         consumers: vec![],
         resources: Resources { cpus: 1, gpus: 0, memory_mb: 1000, walltime_s: 600 },

@@ -127,6 +127,21 @@ impl Default for LoraParams {
     }
 }
 
+/// Which columns of a data set hold a training row.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Columns {
+    /// Column with the prompt: text, or a list of messages. `a.b` is the field `b` of column `a`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// Column with the answer: text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completion: Option<String>,
+    /// Column with whole conversations: a list of `{role, content}`; excludes the other two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages: Option<String>,
+}
+
 /// Supervised fine-tuning on `{prompt, completion}` rows; the loss counts completion tokens only.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -139,6 +154,9 @@ pub struct SftParams {
     pub precision: Precision,
     /// How the frozen weights under the adapter are stored; anything but `none` needs `lora`.
     pub quantization: Quantization,
+    /// Columns of the data, where they are not `messages`, or `prompt` and `completion`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Columns>,
     /// Passes over the data.
     #[schemars(range(min = 1))]
     pub epochs: u32,
@@ -178,6 +196,7 @@ impl Default for SftParams {
             lora: Some(LoraParams::default()),
             precision: Precision::Fp32,
             quantization: Quantization::None,
+            columns: None,
             epochs: 3,
             max_steps: 0,
             batch: 4,

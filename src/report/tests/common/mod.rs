@@ -73,6 +73,7 @@ impl<'a> Builder<'a> {
             shared_by: 1,
             work,
             inputs: needs,
+            sources: BTreeMap::new(),
             services,
             consumers: vec![],
             resources: Resources { cpus: 1, gpus: 0, memory_mb: 1500, walltime_s: 1800 },

@@ -5,12 +5,8 @@ use crate::kinds::training;
 use anyhow::Result;
 use record::params::SftParams;
 use serde_json::json;
-use std::path::{Path, PathBuf};
 use train::rows::{encode, read};
 use train::sft::{Plan, steps_per_epoch, train};
-
-/// Data files that an upstream may have, in the order of preference: kept samples, else demonstrations.
-const DATA: [&str; 2] = ["data.jsonl", "demonstrations.jsonl"];
 
 pub fn run(cx: &mut Context, p: &SftParams) -> Result<Ending> {
     if p.batch == 0 || p.accumulation == 0 || (p.epochs == 0 && p.max_steps == 0) {
@@ -19,7 +15,7 @@ pub fn run(cx: &mut Context, p: &SftParams) -> Result<Ending> {
         );
     }
     let (mut model, base) = training::load(cx, "model", p.precision, p.quantization)?;
-    let data = data_file(&cx.input("data")?)?;
+    let data = crate::data::rows(cx, p.columns.as_ref())?;
     let context = usize::try_from(model.decoder.config.context).unwrap_or(usize::MAX);
     let (rows, skipped) = encode(&model, &read(&data)?, context.min(p.max_tokens as usize))?;
     tch::manual_seed((p.seed >> 1) as i64);
@@ -58,16 +54,5 @@ pub fn run(cx: &mut Context, p: &SftParams) -> Result<Ending> {
             "loss": s.loss, "tokens": s.tokens, "skipped_steps": s.skipped_steps,
         });
         Ok((message, facts))
-    })
-}
-
-fn data_file(dir: &Path) -> Result<PathBuf> {
-    DATA.iter().map(|n| dir.join(n)).find(|p| p.exists()).ok_or_else(|| {
-        Failure::user(format!(
-            "input data: {} has none of {}; its phase must be of kind sample or corpus, or a command that writes one",
-            dir.display(),
-            DATA.join(", ")
-        ))
-        .into()
     })
 }

@@ -1,0 +1,86 @@
+//! What `hf://...` and paths under a job file's `inputs:` mean on this machine: pins, the Hub's cache, the user's files.
+
+use hub::pins::Pins;
+use hub::{Settings, locate};
+use plan::{Found, Missing, Outside};
+use record::Source;
+use record::source::{HubRef, Repo, is_path};
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+/// A variable of the environment.
+pub fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// For a job file whose references were fetched.
+pub struct Here<'a> {
+    job: &'a Path,
+    pins: Pins,
+    cache: PathBuf,
+}
+
+impl<'a> Here<'a> {
+    /// # Errors
+    /// Pins that cannot be read.
+    pub fn new(job: &'a Path) -> Result<Self, hub::HubError> {
+        let pins = Pins::read(&Pins::path(job))?;
+        Ok(Self { job, pins, cache: Settings::from_env(env).cache })
+    }
+
+    fn hub(&self, text: &str) -> Result<Found, Missing> {
+        let of: HubRef = text.parse().map_err(|message| Missing { message, help: String::new() })?;
+        let fetch = format!("on a machine with a network: bessemer fetch --job {}", self.job.display());
+        let Some(pin) = self.pins.sources.get(&of.to_string()) else {
+            let message =
+                format!("`{text}` was not fetched for this job file, so that its commit is unknown");
+            return Err(Missing { message, help: fetch });
+        };
+        let path = locate::snapshot(&self.cache, &of, pin)
+            .map_err(|why| Missing { message: format!("`{text}` is not here: {why}"), help: fetch })?;
+        let config = (of.repo == Repo::Model)
+            .then(|| record::atomic::read_json(&path.join("config.json")).ok().flatten())
+            .flatten();
+        let identity = of.at(&pin.commit).to_string();
+        Ok(Found { source: Source { reference: text.to_owned(), identity, path }, config })
+    }
+}
+
+/// A file of the user's, relative to the job file. Its content decides the content key.
+fn file(job: &Path, text: &str) -> Result<Found, Missing> {
+    let base = job.parent().unwrap_or(Path::new(""));
+    let path = match (text.strip_prefix("~/"), env("HOME")) {
+        (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
+        _ => base.join(text),
+    };
+    let missing = |why: String| Missing {
+        message: format!("`{text}` cannot be read: {}: {why}", path.display()),
+        help: "paths are relative to the job file".into(),
+    };
+    let path = std::path::absolute(&path).map_err(|e| missing(e.to_string()))?;
+    if path.is_dir() {
+        return Err(missing("is a directory; name a file".into()));
+    }
+    let hash = record::key::sha256_file(&path).map_err(|e| missing(e.to_string()))?;
+    let source = Source { reference: text.to_owned(), identity: format!("sha256:{hash}"), path };
+    Ok(Found { source, config: None })
+}
+
+impl Outside for Here<'_> {
+    fn find(&self, text: &str) -> Result<Found, Missing> {
+        if is_path(text) { file(self.job, text) } else { self.hub(text) }
+    }
+}
+
+/// Collects the references to the Hub, for `bessemer fetch --job`.
+#[derive(Default)]
+pub struct Collect(pub RefCell<Vec<HubRef>>);
+
+impl Outside for Collect {
+    fn find(&self, text: &str) -> Result<Found, Missing> {
+        if let Ok(of) = text.parse::<HubRef>() {
+            self.0.borrow_mut().push(of);
+        }
+        plan::outside::AsWritten.find(text)
+    }
+}
