@@ -21,8 +21,9 @@ pub struct Job {
 ///
 /// # Errors
 /// Exit code 65 with every mistake; 2 for a `--set` that is none.
-pub fn load(path: &Path, changes: &Changes) -> Result<Job> {
-    let options = options(changes)?;
+pub fn load(path: &Path, changes: &Changes, site: &Site) -> Result<Job> {
+    let gpu_memory_mb = site.gpu.memory.map(|m| m.0);
+    let options = Options { gpu_memory_mb, ..options(changes)? };
     let text = read_text(path, "job file")?;
     let here = Here::new(path).map_err(Failure::input)?;
     match plan::load_with(&path.to_string_lossy(), &text, &options, &here) {
@@ -37,7 +38,7 @@ pub fn load(path: &Path, changes: &Changes) -> Result<Job> {
 /// Exit code 2 for a `--set` that is none.
 pub fn options(changes: &Changes) -> Result<Options> {
     let set = changes.set.iter().map(|s| assignment(s)).collect::<Result<_>>()?;
-    Ok(Options { profile: changes.profile.clone(), set, only: changes.only.clone() })
+    Ok(Options { profile: changes.profile.clone(), set, only: changes.only.clone(), gpu_memory_mb: None })
 }
 
 /// Refuses scheduler options (`extra`) that a site's scheduler must not get, before anything is handed in. A local site

@@ -104,6 +104,8 @@ pub struct Gpu {
     /// `v100`: asked for as `gpu:v100:1`. Some sites want it, some forbid it (specs: F37).
     #[serde(rename = "type")]
     pub kind: Option<Word>,
+    /// Memory of one GPU, for `plan`: a task that is predicted to need more is refused.
+    pub memory: Option<Megabytes>,
 }
 
 /// Slurm's option for GPUs; on PBS the flavor decides.

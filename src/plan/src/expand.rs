@@ -73,13 +73,14 @@ pub(crate) struct Expander<'a> {
     bodies: usize,
 }
 
-/// Expands the phases for which `wanted` holds and all they need, in topological order.
+/// Expands the phases for which `wanted` holds and all they need, in topological order; also `config.json` of the models
+/// from outside, by identity.
 pub(crate) fn expand(
     job: &Job,
     wanted: &dyn Fn(&str) -> bool,
     outside: &dyn Outside,
     report: &mut Report,
-) -> Vec<Task> {
+) -> (Vec<Task>, HashMap<String, Value>) {
     let mut total: u64 = 0;
     let mut states = Vec::new();
     for phase in &job.phases {
@@ -89,7 +90,7 @@ pub(crate) fn expand(
         if total > MAX_POINTS {
             let message = format!("the matrix has too many points (phase `{}`: {points})", phase.name);
             report.error(phase.at, message, format!("all phases together may have {MAX_POINTS}"));
-            return Vec::new();
+            return (Vec::new(), HashMap::new());
         }
         let count = usize::try_from(points).unwrap_or(usize::MAX);
         let others = phase.axes.iter().filter(|a| !phase.relevant.contains(a));
@@ -123,11 +124,14 @@ pub(crate) fn expand(
         for id in 0..expander.states[p].state.len() as u64 {
             expander.visit(Instance { phase: p, id });
             if expander.report.is_full() {
-                return Vec::new();
+                return (Vec::new(), HashMap::new());
             }
         }
     }
-    expander.finish()
+    let found = std::mem::take(&mut expander.found);
+    let configs =
+        found.into_values().flatten().filter_map(|f| Some((f.source.identity, f.config?))).collect();
+    (expander.finish(), configs)
 }
 
 impl Expander<'_> {
@@ -369,6 +373,7 @@ impl Expander<'_> {
                     retry: terms.retry.clone(),
                     estimate_s: terms.estimate_s,
                     margin_s: terms.margin_s,
+                    memory: None,
                 });
                 self.drafts.push(Draft {
                     phase: frame.me.phase,

@@ -13,6 +13,7 @@ pub fn explain(graph: &Graph, why: Option<&[Why]>) -> String {
     heading(graph, &mut out);
     let phases = phases(graph);
     table(&rows(&phases, &forest(&phases)), &mut out);
+    memory(graph, &mut out);
     out.push('\n');
     total_line("in all", &graph.totals(), &mut out);
     if let Some(why) = why {
@@ -23,6 +24,32 @@ pub fn explain(graph: &Graph, why: Option<&[Why]>) -> String {
         reasons(graph, why, &mut out);
     }
     out
+}
+
+/// Predicted peak memory: the largest task of each phase that holds a model.
+fn memory(graph: &Graph, out: &mut String) {
+    let mut largest: Vec<(&Task, &crate::memory::Estimate)> = Vec::new();
+    for task in &graph.tasks {
+        let Some(estimate) = &task.memory else { continue };
+        match largest.iter_mut().find(|(t, _)| t.phase == task.phase) {
+            Some(known) if known.1.bytes >= estimate.bytes => {}
+            Some(known) => *known = (task, estimate),
+            None => largest.push((task, estimate)),
+        }
+    }
+    if largest.is_empty() {
+        return;
+    }
+    out.push_str("\npredicted peak memory, with rows as long as allowed (docs/MEMORY.md)\n");
+    let line = |(task, estimate): &(&Task, &crate::memory::Estimate)| {
+        let of = if estimate.gpu {
+            "on the GPU".to_owned()
+        } else {
+            format!("of {}", show_memory(task.resources.memory_mb))
+        };
+        row(["", &task.phase, &of, &estimate.words()])
+    };
+    table(&largest.iter().map(line).collect::<Vec<_>>(), out);
 }
 
 /// One line per task: key, title, resources, reason. For `bessemer plan --tasks`.

@@ -70,6 +70,9 @@ pub struct Task {
     pub estimate_s: Option<u64>,
     /// Checkpoint and leave this many seconds before the walltime ends.
     pub margin_s: u64,
+    /// Predicted peak memory (docs/MEMORY.md); absent for kinds without a model and for unknown architectures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<crate::memory::Estimate>,
 }
 
 impl Task {

@@ -14,6 +14,7 @@ mod expand;
 mod explain;
 pub mod graph;
 mod job;
+pub mod memory;
 mod node;
 pub mod outside;
 mod roles;
@@ -47,6 +48,8 @@ pub struct Options {
     pub set: Vec<(String, String)>,
     /// Plan only these phases and what they need; empty is all.
     pub only: Vec<String>,
+    /// Memory of one of the site's GPUs, in MB (10^6 bytes): what does not fit is refused.
+    pub gpu_memory_mb: Option<u64>,
 }
 
 /// Reads, checks and expands a job file. `file_name` is only for messages.
@@ -89,11 +92,12 @@ fn plan(text: &str, options: &Options, outside: &dyn Outside, report: &mut Repor
     }
     let only: HashSet<&str> = options.only.iter().map(String::as_str).collect();
     let before = report.is_empty();
-    let tasks = expand::expand(&job, &|name| only.is_empty() || only.contains(name), outside, report);
+    let (tasks, configs) =
+        expand::expand(&job, &|name| only.is_empty() || only.contains(name), outside, report);
     if before && report.is_empty() && only.is_empty() {
         unused_services(&job, &tasks, report);
     }
-    let graph = Graph {
+    let mut graph = Graph {
         format: record::FORMAT,
         sweep: document.merged.get("name").and_then(Node::as_str).unwrap_or_default().to_owned(),
         job_sha256: record::key::sha256_hex(text.as_bytes()),
@@ -104,6 +108,7 @@ fn plan(text: &str, options: &Options, outside: &dyn Outside, report: &mut Repor
         tasks,
     };
     if report.is_empty() {
+        memory::check(&document, &mut graph, &configs, options.gpu_memory_mb, report);
         budget(&document, &graph, report);
     }
     Some(graph)

@@ -15,8 +15,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 pub fn run(context: &mut Context, args: &Plan) -> Result {
-    let job = job::load(&args.job, &args.changes)?;
     let site = engine::site(args.site.as_deref())?;
+    let job = job::load(&args.job, &args.changes, &site.site)?;
     job::check_options(&args.job, &job, &site.site)?;
     let run_dir = engine::run_dir(context, &job.graph.sweep)?;
     if args.dry_run {

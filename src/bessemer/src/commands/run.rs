@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 pub fn run(context: &mut Context, args: &Run) -> Result {
     let site = engine::local_site(args.site.as_deref())?;
-    let job = job::load(&args.job, &args.changes)?;
+    let job = job::load(&args.job, &args.changes, &site.site)?;
     let run_dir = engine::run_dir(context, &job.graph.sweep)?;
     let engine = engine::create(context, &run_dir, &job, site)?;
     drive(context, engine, args.plain)
@@ -25,7 +25,7 @@ pub fn run(context: &mut Context, args: &Run) -> Result {
 pub fn rehearse(context: &mut Context, args: &Rehearse) -> Result {
     let site = engine::local_site(args.site.as_deref())?;
     let changes = Changes { profile: Some("rehearse".into()), set: args.set.clone(), only: vec![] };
-    let mut job = job::load(&args.job, &changes)?;
+    let mut job = job::load(&args.job, &changes, &site.site)?;
     job.graph.sweep.push_str("-rehearsal");
     let run_dir = engine::run_dir(context, &job.graph.sweep)?;
     let engine = engine::create(context, &run_dir, &job, site)?;

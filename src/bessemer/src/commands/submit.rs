@@ -20,7 +20,7 @@ pub fn run(context: &mut Context, args: &Submit) -> Result {
             args.site.display()
         )));
     }
-    let job = job::load(&args.job, &args.changes)?;
+    let job = job::load(&args.job, &args.changes, &site.site)?;
     job::check_options(&args.job, &job, &site.site)?;
     if !args.no_check {
         let runner = Real::default();

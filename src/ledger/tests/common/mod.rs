@@ -366,6 +366,7 @@ pub fn task(phase: &str, name: &str, inputs: &[&Task]) -> Task {
         extra: vec![],
         retry: Retry { backoff_s: 0, backoff_max_s: 0, ..Retry::default() },
         estimate_s: None,
+        memory: None,
         margin_s: 60,
     }
 }

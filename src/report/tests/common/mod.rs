@@ -80,6 +80,7 @@ impl<'a> Builder<'a> {
             extra: vec![],
             retry: Retry::default(),
             estimate_s: None,
+            memory: None,
             margin_s: 60,
         });
         self.tasks.len() - 1

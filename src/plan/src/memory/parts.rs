@@ -1,0 +1,275 @@
+//! The formulas of docs/MEMORY.md.
+
+use super::{Estimate, Shape};
+use record::Params;
+use record::params::{Algorithm, BaseParams, LoraParams, Precision, RlParams, SftParams};
+use serde::Serialize;
+use serde_json::Value;
+
+/// Where a task's tensors are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Where {
+    Gpu,
+    Cpu,
+}
+
+/// Positions that go through the output head together (`train::loss::CHUNK`).
+const CHUNK: u64 = 256;
+/// Prompt tokens of a prefill pass (`model::Options`).
+const PREFILL: u64 = 8192;
+/// Tokens that a prompt is taken to have where the job file does not say.
+const PROMPT: u64 = 1024;
+/// Context and workspaces of CUDA, cuBLAS and the loaded kernels.
+const CUDA: u64 = 600_000_000;
+/// Program, libtorch and its threads before any tensor, resident: measured.
+const PROGRAM: u64 = 215_000_000;
+
+/// The parts that are alive only while a pass runs.
+const PASS: [&str; 4] = ["activations", "gradients of activations", "logits", "holes of the allocator"];
+
+fn bytes_of(p: Precision) -> u64 {
+    if p == Precision::Fp32 { 4 } else { 2 }
+}
+
+/// How a pass through the model is trained.
+struct Training<'a> {
+    lora: Option<&'a LoraParams>,
+    precision: Precision,
+    /// Tokens of a pass.
+    tokens: u64,
+    /// Tokens of the longest text in it.
+    longest: u64,
+    recompute: bool,
+    nf4: bool,
+    /// Several passes make one step: gradients of weights stay while the next pass runs.
+    accumulates: bool,
+    /// Copies of the logits of one piece that are alive together, in fp32.
+    logits: u64,
+}
+
+/// Bytes that a pass keeps per token and layer for its backward pass.
+fn kept(s: &Shape, t: &Training) -> u64 {
+    let e = bytes_of(t.precision);
+    // statistics of norms are fp32: in half formats their input is kept as an fp32 copy
+    let norms = s.norms * s.hidden * (4 + e);
+    let unit = if t.lora.is_none() { s.norms * s.hidden * 4 } else { 0 };
+    // queries, keys, values, the result, and a sum for each head
+    let attention = (2 * s.q() + 2 * s.kv()) * e + s.heads * 4 + scores(s, t.longest, e);
+    let mlp = if s.gated { 4 } else { 2 } * s.intermediate * e;
+    let dropout = match t.lora {
+        // a mask and a dropped copy of every adapter's own input
+        Some(p) if p.dropout > 0.0 => (1 + e) * (5 * s.hidden + s.q() + s.intermediate),
+        _ => 0,
+    };
+    let inner = t.lora.map_or(0, |p| 7 * u64::from(p.r) * e);
+    norms + unit + attention + mlp + dropout + inner
+}
+
+/// Bytes per token of attention scores that are kept: the fused kernels keep none, but none of them knows soft caps.
+fn scores(s: &Shape, longest: u64, e: u64) -> u64 {
+    if s.soft_cap { 5 * s.heads * longest * e } else { 0 }
+}
+
+/// Bytes per token and layer that are freed during the forward pass and cannot be used again before its end: glibc places
+/// aligned blocks so that a freed one does not hold the next of the same size. GPUs have an allocator of their own.
+fn holes(s: &Shape, t: &Training) -> u64 {
+    let e = bytes_of(t.precision);
+    // products before the adapter's part is added
+    let products = match t.lora {
+        Some(_) => s.q() + 2 * s.kv() + 2 * s.hidden + if s.gated { 2 } else { 1 } * s.intermediate,
+        None => 0,
+    };
+    let rotation = 3 * (s.q() + s.kv());
+    // squares and quotients, in fp32
+    let norms = s.norms * s.hidden * if e == 4 { 8 } else { 16 };
+    (products + rotation) * e + norms
+}
+
+/// Weights, optimizer, activations of one training.
+fn training(s: &Shape, t: &Training, place: Where) -> Vec<(&'static str, u64)> {
+    let e = bytes_of(t.precision);
+    let weights = weights(s, e, t.nf4);
+    let (trained, weight_gradients, copies) = match t.lora {
+        // fp32 weights, gradients and two moments
+        Some(p) => (s.adapter(p) * 16, 0, 0),
+        // two moments; a fused matrix's gradient is put together from its parts
+        None => {
+            let all = s.parameters() * e;
+            (2 * all, all, 2 * s.intermediate * s.hidden * e + s.vocab * s.hidden * e)
+        }
+    };
+    let layer = kept(s, t) * t.tokens;
+    let holes = if place == Where::Cpu { holes(s, t) * t.tokens } else { 0 };
+    let activations = if t.recompute { s.layers * s.hidden * e * t.tokens + layer } else { s.layers * layer };
+    let mlp = (3 * s.intermediate + 2 * s.hidden) * e;
+    let attention = scores(s, t.longest, e) * 3 / 2 + 4 * s.q() * e;
+    let gradients = mlp.max(attention) * t.tokens + copies;
+    // final states, those of the trained positions, and their gradient
+    let ends = 4 * s.hidden * e.max(3) * t.tokens;
+    let head = CHUNK.min(t.tokens) * s.vocab * (4 * t.logits + if e == 2 { 4 } else { 0 });
+    let holes = if t.recompute { holes } else { s.layers * holes };
+    let pass = activations + ends + gradients + head + holes;
+    vec![
+        ("weights", weights),
+        ("optimizer", trained),
+        // they grow in the backward pass while activations go, unless a pass before has left them
+        (
+            "weight gradients",
+            if t.accumulates { weight_gradients } else { weight_gradients.saturating_sub(pass) },
+        ),
+        ("activations", activations + ends),
+        ("gradients of activations", gradients),
+        ("logits", head),
+        ("holes of the allocator", holes),
+    ]
+}
+
+fn weights(s: &Shape, e: u64, nf4: bool) -> u64 {
+    if nf4 {
+        // 4 bits and a scale of 4 bytes for each block of 64
+        return s.linear() / 2 + s.linear() / 16 + (s.parameters() - s.linear()) * e;
+    }
+    s.parameters() * e
+}
+
+fn whole(mut parts: Vec<(&'static str, u64)>, place: Where, tokens: u64) -> Estimate {
+    let moving: u64 = parts.iter().filter(|(name, _)| *name != "weights").map(|(_, n)| n).sum();
+    match place {
+        // the caching allocator rounds blocks and keeps holes
+        Where::Gpu => parts.extend([("CUDA", CUDA), ("fragmentation", moving / 10)]),
+        Where::Cpu => parts.extend([("program", PROGRAM), ("fragmentation", moving / 50)]),
+    }
+    Estimate::of(place == Where::Gpu, tokens, parts)
+}
+
+/// Parameters that newer versions of a kind have and older ones lack.
+fn extra<T: Serialize>(p: &T, key: &str) -> Value {
+    serde_json::to_value(p).map_or(Value::Null, |v| v.get(key).cloned().unwrap_or_default())
+}
+
+fn sft(p: &SftParams, s: &Shape, place: Where) -> Estimate {
+    let longest = u64::from(p.max_tokens).min(s.context);
+    let pass = extra(p, "pass_tokens").as_u64().unwrap_or(0);
+    let full = u64::from(p.batch) * longest;
+    let tokens = if pass == 0 { full } else { pass.max(longest).min(full) };
+    let t = Training {
+        lora: p.lora.as_ref(),
+        precision: p.precision,
+        tokens,
+        longest,
+        recompute: extra(p, "recompute").as_bool().unwrap_or(false),
+        nf4: extra(p, "quantization") == "nf4",
+        accumulates: p.accumulation > 1,
+        // logits, their log-softmax, its gradient, theirs
+        logits: 5,
+    };
+    let mut parts = training(s, &t, place);
+    if extra(p, "validation").as_f64().unwrap_or(0.0) > 0.0 {
+        // the best weights so far
+        let e = bytes_of(p.precision);
+        parts.push(("best weights", p.lora.as_ref().map_or(s.parameters() * e, |l| s.adapter(l) * 4)));
+    }
+    saving(&mut parts, s, &t, place);
+    whole(parts, place, tokens)
+}
+
+/// At the end the adapter is merged into new matrices, in main memory: nothing of a pass is alive then.
+fn saving(parts: &mut Vec<(&'static str, u64)>, s: &Shape, t: &Training, place: Where) {
+    if t.lora.is_none() || place == Where::Gpu {
+        return;
+    }
+    let merged = s.linear() * bytes_of(t.precision);
+    let pass: u64 = parts.iter().filter(|(n, _)| PASS.contains(n)).map(|(_, n)| n).sum();
+    if merged > pass {
+        parts.retain(|(n, _)| !PASS.contains(n));
+        parts.push(("merging the adapter", merged));
+    }
+}
+
+fn base(p: &BaseParams, place: Where) -> Estimate {
+    let s = Shape::of_base(p);
+    let tokens = u64::from(p.batch) * s.context;
+    let t = Training {
+        lora: None,
+        precision: Precision::Fp32,
+        tokens,
+        longest: s.context,
+        recompute: false,
+        nf4: false,
+        accumulates: false,
+        logits: 5,
+    };
+    whole(training(&s, &t, place), place, tokens)
+}
+
+/// Keys and values of `sequences` of `length` tokens. While the cache grows, the old one is alive beside the new one.
+fn cache(s: &Shape, sequences: u64, length: u64, e: u64) -> u64 {
+    let steps = sequences.next_power_of_two() * length.next_multiple_of(64);
+    s.layers * 2 * s.kv() * e * steps.max(sequences * length)
+}
+
+fn rl(p: &RlParams, s: &Shape, place: Where) -> Estimate {
+    let e = bytes_of(p.precision);
+    let new = u64::from(p.max_new_tokens);
+    let prompt = PROMPT.min(s.context.saturating_sub(new)).max(1);
+    let length = (prompt + new).min(s.context);
+    let tokens = u64::from(p.minibatch) * length;
+    let t = Training {
+        lora: p.lora.as_ref(),
+        precision: p.precision,
+        tokens,
+        longest: length,
+        recompute: extra(p, "recompute").as_bool().unwrap_or(false),
+        nf4: extra(p, "quantization") == "nf4",
+        accumulates: false,
+        // log-probabilities and entropy beside the loss
+        logits: 7,
+    };
+    let mut parts = training(s, &t, place);
+    // the engine has merged weights of its own; new ones are made while the old ones are there
+    let engine = if p.lora.is_some() { 2 * s.linear() * e } else { 0 };
+    parts.push(("rollout engine", engine));
+    if p.algorithm == Algorithm::Ppo {
+        parts.push(("value head", (s.hidden + 1) * 16));
+    }
+    let pass: u64 = parts.iter().filter(|(n, _)| PASS.contains(n)).map(|(_, n)| n).sum();
+    let at_once = (u64::from(p.prompts) * u64::from(p.rollouts)).min(256);
+    let rollout = cache(s, at_once, length, e) + generation(s, at_once, prompt, e);
+    if rollout > pass {
+        parts.retain(|(n, _)| !PASS.contains(n));
+        parts.push(("KV cache and generation", rollout));
+    }
+    whole(parts, place, tokens)
+}
+
+/// Temporaries of a prefill pass and of the sampler.
+fn generation(s: &Shape, sequences: u64, prompt: u64, e: u64) -> u64 {
+    let tokens = PREFILL.max(prompt).min(sequences * prompt);
+    tokens * (4 * s.hidden + 3 * s.intermediate + 2 * s.q()) * e + 3 * sequences * s.vocab * 4
+}
+
+/// A server or an evaluation: weights, cache, generation.
+fn answering(s: &Shape, sequences: u64, new: u64, place: Where) -> Estimate {
+    let e = 4;
+    let prompt = PROMPT.min(s.context.saturating_sub(new)).max(1);
+    let length = (prompt + new).min(s.context);
+    let parts = vec![
+        ("weights", s.parameters() * e),
+        ("KV cache", cache(s, sequences, length, e)),
+        ("generation", generation(s, sequences, prompt, e)),
+    ];
+    whole(parts, place, sequences * prompt)
+}
+
+/// Peak memory of a task over a model of this shape; `None` for kinds that hold no model.
+#[must_use]
+pub fn estimate(work: &Params, shape: &Shape, place: Where) -> Option<Estimate> {
+    Some(match work {
+        Params::Base(p) => base(p, place),
+        Params::Sft(p) => sft(p, shape, place),
+        Params::Rl(p) => rl(p, shape, place),
+        Params::Serve(p) => answering(shape, u64::from(p.max_batch), u64::from(p.max_new_tokens), place),
+        Params::Eval(p) => answering(shape, 64, u64::from(p.max_new_tokens), place),
+        _ => return None,
+    })
+}
