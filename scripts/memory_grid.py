@@ -94,8 +94,12 @@ def peak(worker, root, name, model_dir, params, data):
     with open(os.path.join(attempt, "err"), "w") as err:
         process = subprocess.Popen([worker, "run", os.path.join(attempt, "task.json")], stderr=err)
     _, _, usage = os.wait4(process.pid, 0)
-    with open(os.path.join(attempt, "outcome.json")) as f:
-        outcome = json.load(f)
+    try:
+        with open(os.path.join(attempt, "outcome.json")) as f:
+            outcome = json.load(f)
+    except FileNotFoundError:
+        with open(os.path.join(attempt, "err")) as f:
+            outcome = {"status": "failed", "message": f.read()}
     shutil.rmtree(os.path.join(attempt, "out"), ignore_errors=True)
     return usage.ru_maxrss * 1024, outcome
 

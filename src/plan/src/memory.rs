@@ -52,9 +52,9 @@ impl Estimate {
     /// `9.4 GB: weights 2.7, activations 5.1, ...`
     #[must_use]
     pub fn words(&self) -> String {
-        let parts: Vec<String> =
-            self.parts.iter().take(4).map(|p| format!("{} {}", p.name, gigabytes(p.bytes))).collect();
-        let more = if self.parts.len() > 4 { ", ..." } else { "" };
+        let shown: Vec<&Part> = self.parts.iter().take(4).filter(|p| p.bytes > self.bytes / 100).collect();
+        let parts: Vec<String> = shown.iter().map(|p| format!("{} {}", p.name, gigabytes(p.bytes))).collect();
+        let more = if self.parts.len() > shown.len() { ", ..." } else { "" };
         format!("{} GB ({}{more})", gigabytes(self.bytes), parts.join(", "))
     }
 }

@@ -57,7 +57,11 @@ in all  10 tasks, 12.10 CPU-h, 4.00 GPU-h, longest chain 6.10 h (by estimate, el
     let squeezed =
         |s: &str| s.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>();
     let text = explain(&graph(JOB), None);
-    assert_eq!(squeezed(&text), squeezed(expected), "\n{text}");
+    // the arithmetic of memory has tests of its own
+    let (before, after) =
+        text.split_once("\npredicted peak memory").expect("kinds with a model have a prediction");
+    let shape = format!("{before}{}", &after[after.find("\n\n").expect("totals follow") + 1..]);
+    assert_eq!(squeezed(&shape), squeezed(expected), "\n{text}");
     // columns stand under their heads
     let lines: Vec<&str> = text.lines().filter(|l| l.contains("eval") || l.contains("kind")).collect();
     let column = |l: &str, word: &str| l.find(word).map(|i| l[..i].chars().count());

@@ -2,7 +2,7 @@
 
 use super::{Estimate, Shape};
 use record::Params;
-use record::params::{Algorithm, BaseParams, LoraParams, Precision, RlParams, SftParams};
+use record::params::{Algorithm, BaseParams, LoraParams, Precision, Quantization, RlParams, SftParams};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -71,18 +71,16 @@ fn scores(s: &Shape, longest: u64, e: u64) -> u64 {
 }
 
 /// Bytes per token and layer that are freed during the forward pass and cannot be used again before its end: glibc places
-/// aligned blocks so that a freed one does not hold the next of the same size. GPUs have an allocator of their own.
+/// aligned blocks so that a freed one does not hold the next of the same size. They are the products before the adapter's
+/// part is added. GPUs have an allocator of their own.
 fn holes(s: &Shape, t: &Training) -> u64 {
-    let e = bytes_of(t.precision);
-    // products before the adapter's part is added
-    let products = match t.lora {
-        Some(_) => s.q() + 2 * s.kv() + 2 * s.hidden + if s.gated { 2 } else { 1 } * s.intermediate,
+    match t.lora {
+        Some(_) => {
+            let mlp = if s.gated { 2 } else { 1 } * s.intermediate;
+            (s.q() + 2 * s.kv() + 2 * s.hidden + mlp) * bytes_of(t.precision)
+        }
         None => 0,
-    };
-    let rotation = 3 * (s.q() + s.kv());
-    // squares and quotients, in fp32
-    let norms = s.norms * s.hidden * if e == 4 { 8 } else { 16 };
-    (products + rotation) * e + norms
+    }
 }
 
 /// Weights, optimizer, activations of one training.
@@ -158,7 +156,7 @@ fn sft(p: &SftParams, s: &Shape, place: Where) -> Estimate {
         tokens,
         longest,
         recompute: extra(p, "recompute").as_bool().unwrap_or(false),
-        nf4: extra(p, "quantization") == "nf4",
+        nf4: p.quantization == Quantization::Nf4,
         accumulates: p.accumulation > 1,
         // logits, their log-softmax, its gradient, theirs
         logits: 5,
@@ -220,7 +218,7 @@ fn rl(p: &RlParams, s: &Shape, place: Where) -> Estimate {
         tokens,
         longest: length,
         recompute: extra(p, "recompute").as_bool().unwrap_or(false),
-        nf4: extra(p, "quantization") == "nf4",
+        nf4: p.quantization == Quantization::Nf4,
         accumulates: false,
         // log-probabilities and entropy beside the loss
         logits: 7,
