@@ -71,16 +71,14 @@ fn scores(s: &Shape, longest: u64, e: u64) -> u64 {
 }
 
 /// Bytes per token and layer that are freed during the forward pass and cannot be used again before its end: glibc places
-/// aligned blocks so that a freed one does not hold the next of the same size. They are the products before the adapter's
-/// part is added. GPUs have an allocator of their own.
+/// aligned blocks so that a freed one does not hold the next of the same size. Measured: with an adapter they are the
+/// products before its part is added, else what rotating queries and keys takes. GPUs have an allocator of their own.
 fn holes(s: &Shape, t: &Training) -> u64 {
-    match t.lora {
-        Some(_) => {
-            let mlp = if s.gated { 2 } else { 1 } * s.intermediate;
-            (s.q() + 2 * s.kv() + 2 * s.hidden + mlp) * bytes_of(t.precision)
-        }
-        None => 0,
-    }
+    let e = bytes_of(t.precision);
+    let Some(lora) = t.lora else { return 3 * (s.q() + s.kv()) * e };
+    let mlp = if s.gated { 2 } else { 1 } * s.intermediate;
+    let masks = if lora.dropout > 0.0 { 5 * s.hidden + s.q() + s.intermediate } else { 0 };
+    (s.q() + 2 * s.kv() + 2 * s.hidden + mlp) * e + masks
 }
 
 /// Weights, optimizer, activations of one training.
