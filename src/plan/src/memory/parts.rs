@@ -165,21 +165,7 @@ fn sft(p: &SftParams, s: &Shape, place: Where) -> Estimate {
         let e = bytes_of(p.precision);
         parts.push(("best weights", p.lora.as_ref().map_or(s.parameters() * e, |l| s.adapter(l) * 4)));
     }
-    saving(&mut parts, s, &t, place);
     whole(parts, place, tokens)
-}
-
-/// At the end the adapter is merged into new matrices, in main memory: nothing of a pass is alive then.
-fn saving(parts: &mut Vec<(&'static str, u64)>, s: &Shape, t: &Training, place: Where) {
-    if t.lora.is_none() || place == Where::Gpu {
-        return;
-    }
-    let merged = s.linear() * bytes_of(t.precision);
-    let pass: u64 = parts.iter().filter(|(n, _)| PASS.contains(n)).map(|(_, n)| n).sum();
-    if merged > pass {
-        parts.retain(|(n, _)| !PASS.contains(n));
-        parts.push(("merging the adapter", merged));
-    }
 }
 
 fn base(p: &BaseParams, place: Where) -> Estimate {
