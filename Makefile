@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # cargo-nextest where it is installed: a process per test, and one summary
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help demo planner worker libtorch packages bandit test test-planner lint bench campaign fuzz soak parity clean
+.PHONY: help demo planner worker libtorch packages bandit test test-planner lint bench bench-generation campaign fuzz soak parity clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,6 +55,10 @@ bench: packages ## measure against the peers, in one run: docs/BENCHMARKS.md
 	scripts/profiles.sh
 	BESSEMER_NUMPY_PYTHON=$(CURDIR)/.venv-profiles/bin/python BESSEMER_PYTEST_PYTHON=$(CURDIR)/.venv-profiles/bin/python \
 	  $(CARGO) run --release -p bessemer-sandbox --example bench -- --write docs/BENCHMARKS.md
+
+bench-generation: libtorch ## the engine and the server against transformers (private venv; needs PyPI)
+	tests/parity/setup.sh
+	$(CARGO) bench -p bessemer-worker --bench generation
 
 campaign: packages ## kill the planner at random moments, KILLS times, against a fake and a real Slurm
 	BESSEMER_KILLS=$(or $(KILLS),1000) $(CARGO) test --release -p bessemer-crash -- --nocapture

@@ -114,7 +114,7 @@ pub fn answer(
         let text = engine.chat(&[message]).map_err(failed)?;
         let prompt = engine.encode(&text).map_err(failed)?;
         let sampling = Sampling { seed: seed_of(drawing.seed, &p.id), ..drawing.sampling.clone() };
-        requests.push(Request { prompt, n: drawing.samples, sampling });
+        requests.push(Request { prompt, n: drawing.samples, sampling, adapter: None });
     }
     let first = problems.first().map(|p| p.id.clone()).unwrap_or_default();
     let drawn = engine.generate(requests).map_err(|source| RunError::Engine { problem: first, source })?;

@@ -51,6 +51,8 @@ pub struct Request {
     pub prompt: Vec<u32>,
     pub n: u32,
     pub sampling: Sampling,
+    /// Name of an adapter of the engine; `None`: the engine's own weights.
+    pub adapter: Option<String>,
 }
 
 /// Why a sequence ended.

@@ -1,15 +1,17 @@
 //! `generate::Engine` over a decoder: continuous batching on slots, one prefill for all samples of a prompt.
 
 use crate::Model;
+use crate::backend::{Backend, Paged, Slotted, Start};
 use crate::chat::ChatTemplate;
-use crate::frozen::{Cache, Frozen};
+use crate::native::Native;
 use crate::sampler;
 use crate::shim::InferenceMode;
 use crate::tokenizer::{Stream, Tokenizer};
 use generate::{EngineError, Finish, Message, Request, Sampling, SeqId, Sequence, StepEvent};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 /// Limits of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,11 +20,15 @@ pub struct Options {
     pub max_batch: usize,
     /// Prompt tokens (padding included) of one prefill pass.
     pub prefill_tokens: usize,
+    /// Bytes to spend on keys and values of texts that nobody uses at the moment, for prompts that begin like them.
+    pub prefix_bytes: usize,
+    /// Calculate with libtorch even where there are kernels of our own. For comparing the two.
+    pub libtorch: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_batch: 64, prefill_tokens: 8192 }
+        Self { max_batch: 64, prefill_tokens: 8192, prefix_bytes: 256 << 20, libtorch: false }
     }
 }
 
@@ -30,6 +36,7 @@ impl Default for Options {
 struct Waiting {
     request: u64,
     prompt: Arc<Vec<u32>>,
+    adapter: u32,
     sampling: Arc<Sampling>,
     /// `(id, index)` of those that have not started.
     left: VecDeque<(SeqId, u32)>,
@@ -61,12 +68,16 @@ impl Running {
 
 /// The engine. `Send`: make it anywhere, step it on one thread.
 pub struct TorchEngine {
-    weights: Frozen,
+    backend: Box<dyn Backend>,
+    /// Longest text and number of token ids.
+    context: usize,
+    vocab: usize,
+    /// Names of adapters; the backend's number is the place plus 1.
+    adapters: Vec<String>,
     tokenizer: Arc<Tokenizer>,
     chat: Arc<ChatTemplate>,
     eos: Vec<u32>,
     options: Options,
-    cache: Cache,
     running: Vec<Running>,
     waiting: VecDeque<Waiting>,
     /// Ended without ever running.
@@ -79,15 +90,22 @@ impl TorchEngine {
     /// An engine over the model as it is now, adapter merged in.
     #[must_use]
     pub fn new(model: &Model, options: Options) -> Self {
-        let weights = Frozen::new(&model.decoder);
-        let cache = weights.cache();
+        let decoder = &model.decoder;
+        let backend: Box<dyn Backend> = if Native::knows(decoder) && !options.libtorch {
+            Box::new(Paged::new(decoder, options.prefix_bytes))
+        } else {
+            Box::new(Slotted::new(decoder))
+        };
+        let size = |n: i64| usize::try_from(n).unwrap_or(usize::MAX);
         Self {
-            weights,
+            backend,
+            context: size(decoder.config.context),
+            vocab: size(decoder.config.vocab),
+            adapters: Vec::new(),
             tokenizer: Arc::clone(&model.tokenizer),
             chat: Arc::clone(&model.chat),
             eos: model.eos.clone(),
             options,
-            cache,
             running: Vec::new(),
             waiting: VecDeque::new(),
             ended: Vec::new(),
@@ -98,7 +116,32 @@ impl TorchEngine {
 
     /// Takes the weights of `model` anew, after training has changed them. Sequences that are running go on with them.
     pub fn refresh(&mut self, model: &Model) {
-        self.weights = Frozen::new(&model.decoder);
+        self.backend.refresh(&model.decoder);
+    }
+
+    /// Reads an adapter in PEFT's layout that requests may name. `model` is the one the engine was made from.
+    ///
+    /// # Errors
+    /// A name that is taken; I/O errors, shapes that do not fit; a decoder for which this is not built.
+    pub fn add_adapter(&mut self, name: &str, dir: &Path, model: &Model) -> crate::Result<()> {
+        if self.adapters.iter().any(|a| a == name) {
+            return Err(crate::Error::Invalid(format!("there are two adapters named {name:?}")));
+        }
+        self.backend.adapter(name, dir, &model.decoder)?;
+        self.adapters.push(name.to_owned());
+        Ok(())
+    }
+
+    /// How steps are calculated: `native` or `libtorch`.
+    #[must_use]
+    pub fn backend(&self) -> &'static str {
+        self.backend.name()
+    }
+
+    /// Prompt tokens that were found in shared pages instead of being run again.
+    #[must_use]
+    pub fn reused_tokens(&self) -> u64 {
+        self.backend.reused()
     }
 
     /// Gives the memory of the cache back; for the time between rollouts.
@@ -107,33 +150,42 @@ impl TorchEngine {
     /// When sequences are running.
     pub fn release(&mut self) {
         assert!(self.running.is_empty(), "sequences are running");
-        self.cache.clear();
+        self.backend.clear();
     }
 
     fn context_of(&self, r: &Running) -> usize {
-        (r.prompt.len() + r.sampling.max_new_tokens as usize).min(self.context_tokens())
+        (r.prompt.len() + r.sampling.max_new_tokens as usize).min(self.context)
     }
 
-    fn context_tokens(&self) -> usize {
-        usize::try_from(self.weights.config.context).unwrap_or(usize::MAX)
-    }
-
-    /// Chooses the next token of `running[slot]` from its logits.
-    fn accept(
+    /// Chooses the next token of every slot from `first` on; `row(slot)` gives its logits.
+    fn accept<'a>(
         &mut self,
-        slot: usize,
-        logits: &[f32],
+        first: usize,
+        row: impl Fn(usize) -> &'a [f32] + Sync,
         events: &mut Vec<StepEvent>,
     ) -> Result<(), EngineError> {
-        let context = self.context_tokens();
+        let running = &self.running;
+        let chosen: Vec<OnceLock<Option<(u32, f32)>>> =
+            (first..running.len()).map(|_| OnceLock::new()).collect();
+        self.backend.each(chosen.len(), &|i| {
+            let _ = chosen[i].set(choose(&running[first + i], row(first + i)));
+        });
+        for (slot, choice) in (first..).zip(chosen) {
+            self.take(slot, choice.into_inner().flatten(), events)?;
+        }
+        Ok(())
+    }
+
+    /// Appends a chosen token to the sequence of `slot` and says what became of it.
+    fn take(
+        &mut self,
+        slot: usize,
+        choice: Option<(u32, f32)>,
+        events: &mut Vec<StepEvent>,
+    ) -> Result<(), EngineError> {
+        let context = self.context;
         let r = &mut self.running[slot];
-        let u = sampler::uniform(r.sampling.seed.wrapping_add(u64::from(r.index)), r.tokens.len() as u64);
-        let history: Vec<u32> = if r.sampling.repetition_penalty == 1.0 {
-            Vec::new()
-        } else {
-            r.prompt.iter().chain(&r.tokens).copied().collect()
-        };
-        let (token, logprob) = sampler::choose(logits, &r.sampling, &history, u).ok_or_else(|| {
+        let (token, logprob) = choice.ok_or_else(|| {
             EngineError::Failed(format!(
                 "the logits after {} tokens are not finite: the weights or the number format overflow",
                 r.length()
@@ -173,13 +225,11 @@ impl TorchEngine {
                 slot += 1;
                 continue;
             }
+            // the last one takes the place; one that is over as well goes first
             let last = self.running.len() - 1;
-            if slot < last && self.running[last].finish.is_none() {
-                // the newest token is not in the cache yet
-                let length = self.running[last].length() - 1;
-                self.cache.move_slot(last, slot, length);
-            }
-            let r = self.running.swap_remove(slot);
+            let at = if self.running[last].finish.is_some() { last } else { slot };
+            self.backend.swap_remove(at);
+            let r = self.running.swap_remove(at);
             events.push(StepEvent::Done(Sequence {
                 id: r.id,
                 index: r.index,
@@ -195,18 +245,10 @@ impl TorchEngine {
         if self.running.is_empty() {
             return Ok(());
         }
-        let tokens: Vec<i64> = self
-            .running
-            .iter()
-            .map(|r| i64::from(*r.tokens.last().expect("prefill gave the first token")))
-            .collect();
-        let positions: Vec<i64> = self.running.iter().map(|r| r.length() as i64 - 1).collect();
-        let logits = self.weights.decode(&mut self.cache, &tokens, &positions).map_err(failed)?;
-        let rows = to_rows(&logits)?;
-        for (slot, row) in rows.iter().enumerate() {
-            self.accept(slot, row, events)?;
-        }
-        Ok(())
+        let tokens: Vec<u32> =
+            self.running.iter().map(|r| *r.tokens.last().expect("prefill gave the first token")).collect();
+        let logits = self.backend.decode(&tokens)?;
+        self.accept(0, |slot| logits.row(slot), events)
     }
 
     /// Starts waiting sequences in free slots.
@@ -222,14 +264,12 @@ impl TorchEngine {
     fn admit_some(&mut self, events: &mut Vec<StepEvent>) -> Result<(), EngineError> {
         let mut free = self.options.max_batch - self.running.len();
         let first = self.running.len();
-        let mut prompts: Vec<Arc<Vec<u32>>> = Vec::new();
-        let mut rows_of_slot: Vec<i64> = Vec::new();
-        let mut ready: Vec<Arc<Vec<f32>>> = Vec::new();
+        let mut copies: Vec<usize> = Vec::new();
         let mut longest = 0;
         let mut batch: Vec<Waiting> = Vec::new();
         while let Some(mut w) = self.waiting.pop_front() {
             let length = longest.max(w.prompt.len());
-            let over = !prompts.is_empty() && length * (prompts.len() + 1) > self.options.prefill_tokens;
+            let over = !copies.is_empty() && length * (copies.len() + 1) > self.options.prefill_tokens;
             if free == 0 || over {
                 self.waiting.push_front(w);
                 break;
@@ -238,15 +278,14 @@ impl TorchEngine {
                 // begun earlier: its prompt stands in a sibling's slot, or is run again
                 if let Some(sibling) = self.running.iter().position(|r| r.request == w.request) {
                     self.waiting.push_front(Waiting { logits: Some(Arc::clone(&logits)), ..w });
-                    if prompts.is_empty() {
+                    if copies.is_empty() {
                         return self.join(sibling, &logits, events);
                     }
                     break;
                 }
             }
             let n = free.min(w.left.len());
-            rows_of_slot.extend(std::iter::repeat_n(prompts.len() as i64, n));
-            prompts.push(Arc::clone(&w.prompt));
+            copies.push(n);
             longest = length;
             free -= n;
             for (id, index) in w.left.drain(..n) {
@@ -254,14 +293,17 @@ impl TorchEngine {
             }
             batch.push(w);
         }
-        let room = self.running.iter().map(|r| self.context_of(r)).max().unwrap_or(0).max(longest);
-        self.weights.reserve(&mut self.cache, self.running.len(), room);
-        let views: Vec<&[u32]> = prompts.iter().map(|p| p.as_slice()).collect();
-        let logits = self.weights.prefill(&mut self.cache, &views, first, &rows_of_slot).map_err(failed)?;
-        ready.extend(to_rows(&logits)?.into_iter().map(Arc::new));
-        for (j, &row) in rows_of_slot.iter().enumerate() {
-            self.accept(first + j, &ready[row as usize], events)?;
-        }
+        let room = self.running.iter().map(|r| self.context_of(r)).max().unwrap_or(0);
+        let starts: Vec<Start<'_>> = batch
+            .iter()
+            .zip(&copies)
+            .map(|(w, &copies)| Start { tokens: &w.prompt, adapter: w.adapter, copies })
+            .collect();
+        let logits = self.backend.prefill(&starts, room)?;
+        let of_slot: Vec<usize> =
+            copies.iter().enumerate().flat_map(|(row, &n)| std::iter::repeat_n(row, n)).collect();
+        self.accept(first, |slot| logits.row(of_slot[slot - first]), events)?;
+        let ready = (0..batch.len()).map(|row| Arc::new(logits.row(row).to_vec())).collect::<Vec<_>>();
         for (w, logits) in batch.into_iter().zip(ready).rev() {
             if !w.left.is_empty() {
                 self.waiting.push_front(Waiting { logits: Some(logits), ..w });
@@ -280,13 +322,12 @@ impl TorchEngine {
         let Some(mut w) = self.waiting.pop_front() else { return Ok(()) };
         let n = (self.options.max_batch - self.running.len()).min(w.left.len());
         let room = self.running.iter().map(|r| self.context_of(r)).max().unwrap_or(0);
-        self.weights.reserve(&mut self.cache, self.running.len() + n, room);
+        let first = self.running.len();
         for (id, index) in w.left.drain(..n) {
-            let slot = self.running.len();
-            self.cache.move_slot(sibling, slot, w.prompt.len());
+            self.backend.fork(sibling, w.prompt.len(), room);
             self.running.push(new_running(id, index, w.request, &w.prompt, &w.sampling));
-            self.accept(slot, logits, events)?;
         }
+        self.accept(first, |_| logits, events)?;
         if !w.left.is_empty() {
             self.waiting.push_front(Waiting { logits: Some(Arc::new(logits.to_vec())), ..w });
         }
@@ -331,11 +372,15 @@ fn failed(e: crate::Error) -> EngineError {
     EngineError::Failed(e.to_string())
 }
 
-fn to_rows(logits: &tch::Tensor) -> Result<Vec<Vec<f32>>, EngineError> {
-    let failed = |e: tch::TchError| EngineError::Failed(e.to_string());
-    let (n, width) = logits.size2().map_err(failed)?;
-    let flat = Vec::<f32>::try_from(logits.reshape([n * width])).map_err(failed)?;
-    Ok(flat.chunks(width.max(1) as usize).map(<[f32]>::to_vec).collect())
+/// The next token of a sequence after `logits`, and its log-probability.
+fn choose(r: &Running, logits: &[f32]) -> Option<(u32, f32)> {
+    let u = sampler::uniform(r.sampling.seed.wrapping_add(u64::from(r.index)), r.tokens.len() as u64);
+    let history: Vec<u32> = if r.sampling.repetition_penalty == 1.0 {
+        Vec::new()
+    } else {
+        r.prompt.iter().chain(&r.tokens).copied().collect()
+    };
+    sampler::choose(logits, &r.sampling, &history, u)
 }
 
 /// Start of the earliest stop text.
@@ -363,7 +408,7 @@ impl generate::Engine for TorchEngine {
     }
 
     fn context(&self) -> usize {
-        self.context_tokens()
+        self.context
     }
 
     fn max_batch(&self) -> usize {
@@ -374,27 +419,37 @@ impl generate::Engine for TorchEngine {
         if request.prompt.is_empty() {
             return Err(EngineError::Empty);
         }
-        let context = self.context_tokens();
+        let context = self.context;
         if request.prompt.len() >= context {
             return Err(EngineError::TooLong { tokens: request.prompt.len(), context });
         }
         if request.n == 0 {
             return Err(EngineError::BadParameter { name: "n", why: "must be at least 1".into() });
         }
-        let vocab = self.weights.config.vocab;
-        if let Some(id) = request.prompt.iter().find(|&&id| i64::from(id) >= vocab) {
+        let vocab = self.vocab;
+        if let Some(id) = request.prompt.iter().find(|&&id| id as usize >= vocab) {
             return Err(EngineError::BadParameter {
                 name: "prompt",
                 why: format!("token id {id} is beyond the vocabulary of {vocab}"),
             });
         }
         sampler::check(&request.sampling)?;
+        let adapter = match &request.adapter {
+            None => 0,
+            Some(name) => {
+                1 + self.adapters.iter().position(|a| a == name).ok_or_else(|| EngineError::BadParameter {
+                    name: "model",
+                    why: format!("there is no adapter {name:?}"),
+                })?
+            }
+        };
         let ids: Vec<SeqId> = (0..u64::from(request.n)).map(|k| SeqId(self.next_id + k)).collect();
         self.next_id += u64::from(request.n);
         self.next_request += 1;
         self.waiting.push_back(Waiting {
             request: self.next_request,
             prompt: Arc::new(request.prompt),
+            adapter: adapter as u32,
             sampling: Arc::new(request.sampling),
             left: ids.iter().copied().zip(0..).collect(),
             logits: None,
@@ -435,7 +490,7 @@ impl generate::Engine for TorchEngine {
         });
         if result.is_err() {
             self.running.clear();
-            self.cache.clear();
+            self.backend.clear();
         }
         result
     }

@@ -2,6 +2,7 @@
 //! and an implementation of `generate::Engine` over them.
 
 mod attention;
+mod backend;
 pub mod chat;
 pub mod config;
 pub mod decoder;
@@ -12,6 +13,7 @@ mod keys;
 mod layer;
 mod linear;
 pub mod lora;
+mod native;
 pub mod nf4;
 mod norm;
 pub mod rope;

@@ -1,6 +1,8 @@
 //! Choosing the next token from one row of logits. Plain Rust: the same everywhere, testable without a model.
 
+use crate::native::{ops, simd};
 use generate::{EngineError, Sampling};
+use std::cell::RefCell;
 
 /// Counter-based random numbers (SplitMix64): draw `index` of stream `seed` needs no state, so neither the batch nor a
 /// restart can change it.
@@ -66,6 +68,52 @@ pub fn check(s: &Sampling) -> Result<(), EngineError> {
     Ok(())
 }
 
+/// Room for one row's weights, kept per thread.
+#[derive(Default)]
+struct Room {
+    weights: Vec<f32>,
+    /// Sums of [`ops::BLOCK`] weights.
+    sums: Vec<f64>,
+}
+
+thread_local! {
+    static ROOM: RefCell<Room> = RefCell::default();
+}
+
+impl Room {
+    /// `exp((x - max) / temperature)` of a row.
+    fn fill(&mut self, row: &[f32], max: f32, temperature: f64) {
+        self.weights.resize(row.len(), 0.0);
+        let scale = (1.0 / temperature) as f32;
+        // SAFETY: the instruction set was found on this processor; both slices are of one length.
+        unsafe { ops::exponentials(simd::isa(), row, max, scale, &mut self.weights, &mut self.sums) };
+    }
+
+    fn total(&self) -> f64 {
+        self.sums.iter().sum()
+    }
+
+    /// First index whose cumulated weight passes `u` times the total.
+    fn draw(&self, u: f64) -> usize {
+        let wanted = u * self.total();
+        let mut before = 0.0;
+        for (sum, block) in self.sums.iter().zip(self.weights.chunks(ops::BLOCK).enumerate()) {
+            if before + sum > wanted {
+                let at = draw(block.1.iter().map(|&w| f64::from(w)).enumerate(), wanted - before);
+                return block.0 * ops::BLOCK + at;
+            }
+            before += sum;
+        }
+        // rounding of the sums: the last one that can be drawn at all
+        self.weights.iter().rposition(|&w| w > 0.0).unwrap_or(0)
+    }
+}
+
+fn largest(row: &[f32]) -> f32 {
+    // SAFETY: the instruction set was found on this processor.
+    unsafe { ops::largest(simd::isa(), row) }
+}
+
 /// The chosen token and its log-probability under the unmodified distribution of `logits`. `history` (prompt and answer so
 /// far) is for the repetition penalty; `u` in [0, 1) decides.
 ///
@@ -73,16 +121,29 @@ pub fn check(s: &Sampling) -> Result<(), EngineError> {
 /// finite.
 #[must_use]
 pub fn choose(logits: &[f32], s: &Sampling, history: &[u32], u: f64) -> Option<(u32, f32)> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if !max.is_finite() || logits.iter().any(|x| x.is_nan()) {
+    let max = largest(logits);
+    if !max.is_finite() {
         return None;
     }
-    let log_sum = f64::from(max) + logits.iter().map(|&x| f64::from(x - max).exp()).sum::<f64>().ln();
-    let token = pick(logits, s, history, u);
-    Some((token as u32, (f64::from(logits[token]) - log_sum) as f32))
+    ROOM.with_borrow_mut(|room| {
+        room.fill(logits, max, 1.0);
+        let total = room.total();
+        // a logit that is not a number makes the sum none either
+        if !total.is_finite() {
+            return None;
+        }
+        let log_sum = f64::from(max) + total.ln();
+        let plain = s.repetition_penalty == 1.0 && s.temperature == 1.0;
+        let token = if plain && !truncates(s) { room.draw(u) } else { pick(room, logits, s, history, u) };
+        Some((token as u32, (f64::from(logits[token]) - log_sum) as f32))
+    })
 }
 
-fn pick(logits: &[f32], s: &Sampling, history: &[u32], u: f64) -> usize {
+fn truncates(s: &Sampling) -> bool {
+    s.top_k > 0 || s.top_p < 1.0 || s.min_p > 0.0
+}
+
+fn pick(room: &mut Room, logits: &[f32], s: &Sampling, history: &[u32], u: f64) -> usize {
     let penalised;
     let row = if s.repetition_penalty == 1.0 {
         logits
@@ -90,62 +151,70 @@ fn pick(logits: &[f32], s: &Sampling, history: &[u32], u: f64) -> usize {
         penalised = penalise(logits, s.repetition_penalty as f32, history);
         &penalised
     };
+    let max = largest(row);
     if s.temperature == 0.0 {
-        return first_max(row);
+        return row.iter().position(|&x| x == max).unwrap_or(0);
     }
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weight = |x: f32| (f64::from(x - max) / s.temperature).exp();
-    if s.top_k == 0 && s.top_p >= 1.0 && s.min_p == 0.0 {
-        let weights: Vec<f64> = row.iter().map(|&x| weight(x)).collect();
-        return draw(weights.iter().copied().enumerate(), weights.iter().sum(), u);
+    room.fill(row, max, s.temperature);
+    if !truncates(s) {
+        return room.draw(u);
     }
-    let mut kept: Vec<(usize, f64)> = row.iter().map(|&x| weight(x)).enumerate().collect();
-    // ties by index, so that the cut does not depend on the sort
-    kept.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    if s.top_k > 0 {
-        kept.truncate(s.top_k as usize);
-    }
-    if s.top_p < 1.0 {
-        let total: f64 = kept.iter().map(|k| k.1).sum();
-        // a token stays while the mass before it is below top_p: at least one does
-        let (mut before, mut n) = (0.0, 0);
-        while n < kept.len() && before < s.top_p * total {
-            before += kept[n].1;
-            n += 1;
-        }
-        kept.truncate(n.max(1));
-    }
-    if s.min_p > 0.0 {
-        let floor = s.min_p * kept[0].1;
-        kept.retain(|k| k.1 >= floor);
-    }
-    let total = kept.iter().map(|k| k.1).sum();
-    draw(kept.iter().copied(), total, u)
+    let kept = truncate(room, s);
+    let total: f64 = kept.iter().map(|k| k.1).sum();
+    draw(kept.iter().copied(), u * total)
 }
 
-/// First index whose cumulated weight passes `u * total`.
-fn draw(weights: impl Iterator<Item = (usize, f64)>, total: f64, u: f64) -> usize {
+/// Tokens that may be drawn with their weights.
+fn truncate(room: &Room, s: &Sampling) -> Vec<(usize, f64)> {
+    // ties by index, so that the cut does not depend on the sort
+    let order = |a: &(usize, f64), b: &(usize, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    let mut all: Vec<(usize, f64)> = room.weights.iter().map(|&w| f64::from(w)).enumerate().collect();
+    if s.top_k == 0 && s.top_p >= 1.0 {
+        let floor = s.min_p * all.iter().map(|k| k.1).fold(0.0, f64::max);
+        all.retain(|k| k.1 >= floor);
+        return all;
+    }
+    // sorting a whole vocabulary costs more than the step: the head of the list is enough nearly always
+    let limit = if s.top_k > 0 { (s.top_k as usize).min(all.len()) } else { all.len() };
+    let mut sorted = if s.top_k > 0 { limit } else { 512.min(limit) };
+    let mass: f64 = if s.top_k > 0 { 0.0 } else { all.iter().map(|k| k.1).sum() };
+    loop {
+        if sorted < all.len() {
+            all.select_nth_unstable_by(sorted, order);
+        }
+        all[..sorted].sort_unstable_by(order);
+        // a token stays while the mass before it is below top_p: at least one does
+        let total = if s.top_k > 0 { all[..sorted].iter().map(|k| k.1).sum() } else { mass };
+        let (mut before, mut n) = (0.0, 0);
+        while n < sorted && (s.top_p >= 1.0 || before < s.top_p * total) {
+            before += all[n].1;
+            n += 1;
+        }
+        if n == sorted && sorted < limit {
+            sorted = (sorted * 8).min(limit);
+            continue;
+        }
+        all.truncate(n.max(1));
+        break;
+    }
+    let floor = s.min_p * all[0].1;
+    all.retain(|k| k.1 >= floor);
+    all
+}
+
+/// First index whose cumulated weight passes `wanted`.
+fn draw(weights: impl Iterator<Item = (usize, f64)>, wanted: f64) -> usize {
     let (mut sum, mut last) = (0.0, 0);
     for (i, w) in weights {
         if w > 0.0 {
             sum += w;
             last = i;
-            if sum > u * total {
+            if sum > wanted {
                 return i;
             }
         }
     }
     last
-}
-
-fn first_max(row: &[f32]) -> usize {
-    let mut best = 0;
-    for (i, &x) in row.iter().enumerate() {
-        if x > row[best] {
-            best = i;
-        }
-    }
-    best
 }
 
 fn penalise(logits: &[f32], penalty: f32, history: &[u32]) -> Vec<f32> {
@@ -212,6 +281,62 @@ mod tests {
         assert_eq!(choose(&[1.0, 1.0], &s, &[], 0.9).unwrap().0, 0);
         let s = Sampling { repetition_penalty: 2.0, ..s };
         assert_eq!(choose(&LOGITS, &s, &[2, 2], 0.9).unwrap().0, 4);
+    }
+
+    #[test]
+    fn truncation_of_a_large_vocabulary_equals_sorting_all_of_it() {
+        let logits: Vec<f32> = (0..5000).map(|i| (uniform(3, i) * 4.0) as f32).collect();
+        let all = Sampling { top_p: 0.9, ..Sampling::default() };
+        for s in [
+            all.clone(),
+            Sampling { top_k: 700, ..all.clone() },
+            Sampling { min_p: 0.2, ..all.clone() },
+            Sampling { min_p: 0.2, top_p: 1.0, ..all.clone() },
+            Sampling { top_p: 0.999, temperature: 2.0, ..all },
+        ] {
+            let mut want: Vec<(usize, f64)> =
+                logits.iter().map(|&x| (f64::from(x) / s.temperature).exp()).enumerate().collect();
+            want.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            want.truncate(if s.top_k > 0 { s.top_k as usize } else { 5000 });
+            let total: f64 = want.iter().map(|w| w.1).sum();
+            let mut before = 0.0;
+            want.retain(|w| {
+                before += w.1;
+                before - w.1 < s.top_p * total
+            });
+            let floor = s.min_p * want[0].1;
+            want.retain(|w| w.1 >= floor);
+            let mut room = Room::default();
+            room.fill(&logits, largest(&logits), s.temperature);
+            let mut got = truncate(&room, &s);
+            got.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            let got: Vec<usize> = got.into_iter().map(|k| k.0).collect();
+            // sums in another order may move the edge by one
+            assert!(got.len().abs_diff(want.len()) <= 1, "{s:?}: {} {}", got.len(), want.len());
+            assert!(got.iter().zip(&want).all(|(g, w)| *g == w.0), "{s:?}");
+        }
+    }
+
+    #[test]
+    fn draws_from_a_large_vocabulary_follow_the_softmax() {
+        let logits: Vec<f32> = (0..3000).map(|i| (uniform(5, i) * 6.0) as f32).collect();
+        let total: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
+        // 30 groups of 100 neighbours: 29 degrees of freedom
+        let mut counts = [0u64; 30];
+        let draws = 60_000;
+        for i in 0..draws {
+            let s = Sampling::default();
+            counts[choose(&logits, &s, &[], uniform(11, i)).unwrap().0 as usize / 100] += 1;
+        }
+        let chi: f64 = counts
+            .iter()
+            .zip(logits.chunks(100))
+            .map(|(&n, part)| {
+                let want = draws as f64 * part.iter().map(|&x| f64::from(x).exp()).sum::<f64>() / total;
+                (n as f64 - want).powi(2) / want
+            })
+            .sum();
+        assert!(chi < 58.3, "chi-square {chi} with 29 degrees of freedom exceeds the 0.999 quantile");
     }
 
     #[test]

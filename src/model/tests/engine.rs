@@ -6,6 +6,7 @@ use common::{alone, tiny};
 use generate::{Engine, EngineError, Finish, Request, Sampling, Sequence, StepEvent};
 use model::config::Arch;
 use model::{Model, Options, Pass};
+use record::params::LoraParams;
 use tch::{Kind, Tensor};
 
 fn requests(model: &Model, n: u32) -> Vec<Request> {
@@ -21,6 +22,7 @@ fn requests(model: &Model, n: u32) -> Vec<Request> {
     .map(|(i, text)| Request {
         prompt: model.tokenizer.encode(text).unwrap(),
         n,
+        adapter: None,
         sampling: Sampling { seed: 100 * i as u64, max_new_tokens: 5 + 7 * i as u32, ..Sampling::default() },
     })
     .collect()
@@ -40,7 +42,10 @@ fn teacher_forced(model: &Model, prompt: &[u32], tokens: &[u32]) -> Vec<f64> {
 }
 
 fn run(model: &Model, batch: usize, prefill: usize, requests: Vec<Request>) -> Vec<Vec<Sequence>> {
-    model.engine(Options { max_batch: batch, prefill_tokens: prefill }).generate(requests).unwrap()
+    model
+        .engine(Options { max_batch: batch, prefill_tokens: prefill, ..Options::default() })
+        .generate(requests)
+        .unwrap()
 }
 
 #[test]
@@ -132,7 +137,7 @@ fn cancelling_ends_one_sequence_and_leaves_the_others_as_they_were() {
     let _alone = alone();
     let model = tiny(Arch::Llama, 5);
     let want = run(&model, 2, 8192, requests(&model, 2));
-    let mut engine = model.engine(Options { max_batch: 3, prefill_tokens: 8192 });
+    let mut engine = model.engine(Options { max_batch: 3, ..Options::default() });
     let ids: Vec<_> = requests(&model, 2).into_iter().map(|r| engine.add(r).unwrap()).collect();
     let mut done = Vec::new();
     let mut turn = 0;
@@ -165,7 +170,7 @@ fn requests_that_make_no_sense_are_refused_with_the_reason() {
     let _alone = alone();
     let model = tiny(Arch::Llama, 6);
     let mut engine = model.engine(Options::default());
-    let with = |prompt: Vec<u32>, sampling: Sampling| Request { prompt, n: 1, sampling };
+    let with = |prompt: Vec<u32>, sampling: Sampling| Request { prompt, n: 1, sampling, adapter: None };
     assert!(matches!(engine.add(with(vec![], Sampling::default())), Err(EngineError::Empty)));
     assert!(matches!(
         engine.add(with(vec![1; 96], Sampling::default())),
@@ -178,4 +183,154 @@ fn requests_that_make_no_sense_are_refused_with_the_reason() {
     engine.add(with(vec![5; 95], Sampling { max_new_tokens: 50, ..Sampling::default() })).unwrap();
     let done = engine.step().unwrap();
     assert!(matches!(&done[1], StepEvent::Done(s) if s.finish == Finish::Length && s.tokens.len() == 1));
+}
+
+/// Native kernels against libtorch: the same tokens, log-probabilities up to rounding.
+#[test]
+fn both_ways_of_calculating_a_step_agree() {
+    let _alone = alone();
+    for arch in [Arch::Llama, Arch::Qwen2, Arch::Mistral] {
+        let model = tiny(arch, 7);
+        let answers = |libtorch: bool| {
+            let mut engine = model.engine(Options { max_batch: 6, libtorch, ..Options::default() });
+            assert_eq!(engine.backend(), if libtorch { "libtorch" } else { "native" });
+            engine.generate(requests(&model, 3)).unwrap()
+        };
+        for (a, b) in answers(false).iter().flatten().zip(answers(true).iter().flatten()) {
+            assert_eq!(a.tokens, b.tokens);
+            assert!(a.logprobs.iter().zip(&b.logprobs).all(|(x, y)| (x - y).abs() < 2e-5));
+        }
+    }
+}
+
+fn after(model: &Model, system: &str, texts: &[&str]) -> Vec<Request> {
+    texts
+        .iter()
+        .enumerate()
+        .map(|(i, text)| Request {
+            prompt: model.tokenizer.encode(&format!("{system}{text}")).unwrap(),
+            n: 2,
+            adapter: None,
+            sampling: Sampling { seed: 50 * i as u64, max_new_tokens: 9, ..Sampling::default() },
+        })
+        .collect()
+}
+
+#[test]
+fn prompts_that_begin_alike_share_pages_and_not_a_bit_changes() {
+    let _alone = alone();
+    let model = tiny(Arch::Llama, 8);
+    let system = "You write programs. Read n integers from one line, be brief and careful. ";
+    let asked = after(&model, system, &["sum them", "largest", "print(", "sum them all"]);
+    let alone: Vec<_> = asked.iter().map(|r| run(&model, 1, 1, vec![r.clone()]).remove(0)).collect();
+    let mut engine = model.engine(Options::default());
+    // once in one batch, once more when the pages are known, and one after the other
+    for turn in 0..3 {
+        let before = engine.reused_tokens();
+        let together = if turn == 2 {
+            asked.iter().map(|r| engine.generate(vec![r.clone()]).unwrap().remove(0)).collect()
+        } else {
+            engine.generate(asked.clone()).unwrap()
+        };
+        assert_eq!(together.len(), alone.len());
+        for (a, t) in alone.iter().flatten().zip(together.iter().flatten()) {
+            assert_eq!((&a.tokens, &a.logprobs), (&t.tokens, &t.logprobs), "turn {turn}");
+        }
+        let shared = engine.reused_tokens() - before;
+        assert!(shared >= 3 * 16, "turn {turn}: {shared} tokens came from pages");
+    }
+}
+
+#[test]
+fn new_weights_forget_the_pages_of_the_old_ones() {
+    let _alone = alone();
+    let model = tiny(Arch::Llama, 9);
+    let other = tiny(Arch::Llama, 10);
+    let asked = after(&model, "Read n integers from one line, be brief and careful. ", &["x", "y"]);
+    let mut engine = model.engine(Options::default());
+    engine.generate(asked.clone()).unwrap();
+    engine.refresh(&other);
+    let got = engine.generate(asked.clone()).unwrap();
+    let want = run(&other, 64, 8192, asked);
+    for (g, w) in got.iter().flatten().zip(want.iter().flatten()) {
+        assert_eq!((&g.tokens, &g.logprobs), (&w.tokens, &w.logprobs));
+    }
+}
+
+#[test]
+fn keys_and_values_survive_any_coming_and_going_of_sequences() {
+    let _alone = alone();
+    let model = tiny(Arch::Qwen2, 11);
+    // no room for pages that nobody uses: they are handed on at once
+    let mut engine = model.engine(Options { max_batch: 3, prefix_bytes: 0, ..Options::default() });
+    for turn in 0..4u64 {
+        let mut asked = requests(&model, 3);
+        asked.iter_mut().for_each(|r| r.sampling.seed += turn);
+        for (r, samples) in asked.iter().zip(engine.generate(asked.clone()).unwrap()) {
+            for s in samples {
+                let want = teacher_forced(&model, &r.prompt, &s.tokens);
+                assert!(s.logprobs.iter().zip(want).all(|(g, w)| (f64::from(*g) - w).abs() < 2e-5));
+            }
+        }
+    }
+}
+
+/// A model and two adapters of it on disk, each with what a model that has it merged answers.
+fn adapters(dir: &std::path::Path) -> (Model, Vec<Model>) {
+    let base = tiny(Arch::Qwen2, 12);
+    let tuned = (0..2)
+        .map(|i| {
+            let mut model = tiny(Arch::Qwen2, 12);
+            let targets = if i == 0 {
+                vec!["q_proj", "v_proj", "down_proj"]
+            } else {
+                vec!["k_proj", "o_proj", "gate_proj", "up_proj"]
+            };
+            let p = LoraParams {
+                r: 3 + i,
+                alpha: 8.0,
+                targets: targets.into_iter().map(str::to_owned).collect(),
+                ..LoraParams::default()
+            };
+            model.decoder.add_adapter(&p).unwrap();
+            tch::no_grad(|| {
+                for (_, mut t) in model.decoder.adapter_tensors() {
+                    let _ = t.normal_(0.0, 0.15);
+                }
+            });
+            model.save_adapter(&dir.join(format!("a{i}")), "base").unwrap();
+            model
+        })
+        .collect();
+    (base, tuned)
+}
+
+#[test]
+fn one_batch_mixes_adapters_and_each_answers_as_a_model_of_its_own() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let (base, tuned) = adapters(dir.path());
+    let mut engine = base.engine(Options { max_batch: 7, ..Options::default() });
+    engine.add_adapter("first", &dir.path().join("a0"), &base).unwrap();
+    engine.add_adapter("second", &dir.path().join("a1"), &base).unwrap();
+    assert!(engine.add_adapter("first", &dir.path().join("a1"), &base).is_err());
+    let names = [None, Some("first"), Some("second")];
+    let mut asked = Vec::new();
+    for request in requests(&base, 2) {
+        asked.extend(names.map(|name| Request { adapter: name.map(str::to_owned), ..request.clone() }));
+    }
+    let models = [&base, &tuned[0], &tuned[1]];
+    let mut texts = Vec::new();
+    for (i, (request, samples)) in asked.iter().zip(engine.generate(asked.clone()).unwrap()).enumerate() {
+        for s in &samples {
+            let want = teacher_forced(models[i % 3], &request.prompt, &s.tokens);
+            for (got, want) in s.logprobs.iter().zip(want) {
+                assert!((f64::from(*got) - want).abs() < 5e-5, "{:?}: {got} {want}", request.adapter);
+            }
+        }
+        texts.push(samples[1].tokens.clone());
+    }
+    assert!(texts[12] != texts[13] && texts[13] != texts[14], "the adapters change nothing: {texts:?}");
+    let unknown = Request { adapter: Some("third".into()), ..asked[0].clone() };
+    assert!(engine.add(unknown).unwrap_err().to_string().contains("third"));
 }

@@ -85,6 +85,7 @@ fn greedy_generation_equals_that_of_transformers_token_for_token() {
                     .collect(),
                 n: 1,
                 sampling: Sampling { temperature: 0.0, max_new_tokens: 24, ..Sampling::default() },
+                adapter: None,
             })
             .collect();
         let answers = model.engine(Options::default()).generate(requests).unwrap();

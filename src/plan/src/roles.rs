@@ -10,6 +10,7 @@ pub(crate) fn accepted(kind: Kind, role: &str) -> Option<&'static [Kind]> {
     }
     match role {
         "model" | "reference" => Some(&[Kind::Base, Kind::Sft, Kind::Rl, Kind::Command]),
+        "adapters" => Some(&[Kind::Sft, Kind::Rl]),
         "corpus" => Some(&[Kind::Corpus, Kind::Command]),
         "data" => Some(&[Kind::Sample, Kind::Corpus, Kind::Command]),
         _ => None,
@@ -18,7 +19,7 @@ pub(crate) fn accepted(kind: Kind, role: &str) -> Option<&'static [Kind]> {
 
 /// Whether several tasks may fill a role.
 pub(crate) fn many(kind: Kind, role: &str) -> bool {
-    kind == Kind::Command || role == "data"
+    kind == Kind::Command || matches!(role, "data" | "adapters")
 }
 
 /// Every role under `inputs:` (or `services:`), required ones first; `None` is "any name".

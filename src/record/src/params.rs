@@ -80,7 +80,7 @@ impl Kind {
         match self {
             Kind::Corpus => (&[], &[]),
             Kind::Base => (&["corpus"], &[]),
-            Kind::Serve => (&["model"], &[]),
+            Kind::Serve => (&["model"], &["adapters"]),
             Kind::Sample => (&["corpus"], &[]),
             Kind::Sft => (&["model", "data"], &["corpus"]),
             Kind::Rl => (&["model", "corpus"], &["reference"]),

@@ -17,6 +17,10 @@ pub(crate) enum Endpoint {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Call {
     pub endpoint: Endpoint,
+    /// As the request named it.
+    pub model: String,
+    /// The adapter of that name; `None`: the engine's own weights.
+    pub adapter: Option<String>,
     pub prompts: Vec<Prompt>,
     /// Choices per prompt.
     pub n: u32,
@@ -27,6 +31,35 @@ pub(crate) struct Call {
     pub logprobs: bool,
 }
 
+/// Names that requests may give as `model`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Models {
+    pub base: String,
+    pub adapters: Vec<String>,
+}
+
+impl Models {
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.base.as_str()).chain(self.adapters.iter().map(String::as_str))
+    }
+
+    fn adapter(&self, asked: &str) -> Result<Option<String>, ApiError> {
+        if asked == self.base {
+            return Ok(None);
+        }
+        if let Some(name) = self.adapters.iter().find(|a| *a == asked) {
+            return Ok(Some(name.clone()));
+        }
+        let known: Vec<&str> = self.names().collect();
+        let message =
+            format!("the model {asked:?} does not exist here; this server has {}", known.join(", "));
+        Err(ApiError {
+            param: Some("model".into()),
+            ..ApiError::new(404, "invalid_request_error", "model_not_found", message)
+        })
+    }
+}
+
 impl Call {
     /// Choices in all.
     pub fn choices(&self) -> usize {
@@ -35,31 +68,26 @@ impl Call {
 }
 
 /// Validates a request body.
-pub(crate) fn parse(endpoint: Endpoint, body: &[u8], model: &str, limits: &Limits) -> Result<Call, ApiError> {
+pub(crate) fn parse(
+    endpoint: Endpoint,
+    body: &[u8],
+    models: &Models,
+    limits: &Limits,
+) -> Result<Call, ApiError> {
     let mut f = Fields::parse(body)?;
-    match f.text("model")? {
-        None => return Err(ApiError::bad("model", "you must provide a model parameter")),
-        Some(asked) if asked != model => {
-            return Err(ApiError {
-                param: Some("model".into()),
-                ..ApiError::new(
-                    404,
-                    "invalid_request_error",
-                    "model_not_found",
-                    format!("the model {asked:?} does not exist here; this server has {model:?}"),
-                )
-            });
-        }
-        Some(_) => {}
-    }
+    let model =
+        f.text("model")?.ok_or_else(|| ApiError::bad("model", "you must provide a model parameter"))?;
+    let adapter = models.adapter(&model)?;
     let prompts = match endpoint {
         Endpoint::Chat => vec![messages(f.take("messages"))?],
         Endpoint::Completions => prompts(f.take("prompt"))?,
     };
-    let n = f.integer("n", 1..=u64::from(limits.choices))?.unwrap_or(1);
+    // more than the whole queue would be "try again" for ever
+    let most = limits.sequences.min(limits.choices as usize);
+    let n = f.integer("n", 1..=most as u64)?.unwrap_or(1);
     let n = u32::try_from(n).map_err(|_| ApiError::bad("n", "n is too large"))?;
-    if prompts.len().saturating_mul(n as usize) > limits.choices as usize {
-        let message = format!("prompts times n must be at most {}", limits.choices);
+    if prompts.len().saturating_mul(n as usize) > most {
+        let message = format!("prompts times n must be at most {most}");
         return Err(ApiError::bad("n", message));
     }
     let stream = f.flag("stream")?.unwrap_or(false);
@@ -84,7 +112,7 @@ pub(crate) fn parse(endpoint: Endpoint, body: &[u8], model: &str, limits: &Limit
     let sampling = sampling(&mut f, limits)?;
     unsupported(&mut f)?;
     f.finish()?;
-    Ok(Call { endpoint, prompts, n, sampling, stream, stream_usage, logprobs })
+    Ok(Call { endpoint, model, adapter, prompts, n, sampling, stream, stream_usage, logprobs })
 }
 
 fn sampling(f: &mut Fields, limits: &Limits) -> Result<Sampling, ApiError> {
@@ -156,12 +184,12 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    pub fn new(call: &Call, model: &str) -> Self {
+    pub fn new(call: &Call) -> Self {
         let prefix = if call.endpoint == Endpoint::Chat { "chatcmpl" } else { "cmpl" };
         Self {
             id: format!("{prefix}-{:016x}", random_seed()),
             created: record::now_ms() / 1000,
-            model: model.to_owned(),
+            model: call.model.clone(),
             endpoint: call.endpoint,
             logprobs: call.logprobs,
         }
@@ -271,9 +299,13 @@ pub(crate) fn usage(prompt: usize, completion: usize) -> Value {
 mod tests {
     use super::*;
 
+    fn models() -> Models {
+        Models { base: "m".into(), adapters: vec!["m-sft".into()] }
+    }
+
     fn chat(extra: &str) -> Result<Call, ApiError> {
         let body = format!(r#"{{"model": "m", "messages": [{{"role": "user", "content": "hi"}}]{extra}}}"#);
-        parse(Endpoint::Chat, body.as_bytes(), "m", &Limits::default())
+        parse(Endpoint::Chat, body.as_bytes(), &models(), &Limits::default())
     }
 
     fn param(extra: &str) -> String {
@@ -307,20 +339,32 @@ mod tests {
     #[test]
     fn another_model_is_404() {
         let body = br#"{"model": "gpt", "messages": [{"role": "user", "content": "hi"}]}"#;
-        let error = parse(Endpoint::Chat, body, "m", &Limits::default()).unwrap_err();
+        let error = parse(Endpoint::Chat, body, &models(), &Limits::default()).unwrap_err();
         assert_eq!((error.status, error.code), (404, Some("model_not_found")));
+    }
+
+    #[test]
+    fn an_adapter_is_chosen_by_its_name() {
+        let ask = |model: &str| {
+            let body = format!(r#"{{"model": "{model}", "prompt": "x"}}"#);
+            parse(Endpoint::Completions, body.as_bytes(), &models(), &Limits::default())
+                .map(|c| (c.model, c.adapter))
+        };
+        assert_eq!(ask("m").unwrap(), ("m".into(), None));
+        assert_eq!(ask("m-sft").unwrap(), ("m-sft".into(), Some("m-sft".into())));
+        assert!(ask("m-rl").unwrap_err().message.contains("m, m-sft"));
     }
 
     #[test]
     fn contents_may_be_lists_of_text_parts() {
         let body = br#"{"model": "m", "messages": [{"role": "developer", "content": [
             {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]}"#;
-        let call = parse(Endpoint::Chat, body, "m", &Limits::default()).unwrap();
+        let call = parse(Endpoint::Chat, body, &models(), &Limits::default()).unwrap();
         let Prompt::Chat(messages) = &call.prompts[0] else { panic!() };
         assert_eq!((messages[0].role.as_str(), messages[0].content.as_str()), ("system", "ab"));
         let image = br#"{"model": "m", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}"#;
         assert_eq!(
-            parse(Endpoint::Chat, image, "m", &Limits::default()).unwrap_err().param.unwrap(),
+            parse(Endpoint::Chat, image, &models(), &Limits::default()).unwrap_err().param.unwrap(),
             "messages"
         );
     }
@@ -329,7 +373,7 @@ mod tests {
     fn completion_prompts_come_in_four_forms() {
         let prompts = |p: &str| {
             let body = format!(r#"{{"model": "m", "prompt": {p}, "n": 2, "logprobs": 1}}"#);
-            parse(Endpoint::Completions, body.as_bytes(), "m", &Limits::default())
+            parse(Endpoint::Completions, body.as_bytes(), &models(), &Limits::default())
                 .map(|c| (c.choices(), c.prompts))
         };
         assert_eq!(prompts(r#""x""#).unwrap(), (2, vec![Prompt::Text("x".into())]));

@@ -142,7 +142,12 @@ fn start(engine: &mut dyn Engine, job: Job, shared: &Shared, live: &mut HashMap<
     let added = encode(engine, &call).and_then(|prompts| {
         for prompt in prompts {
             prompt_tokens += prompt.len();
-            ids.extend(engine.add(Request { prompt, n: call.n, sampling: call.sampling.clone() })?);
+            ids.extend(engine.add(Request {
+                prompt,
+                n: call.n,
+                sampling: call.sampling.clone(),
+                adapter: call.adapter.clone(),
+            })?);
         }
         Ok(())
     });
@@ -169,7 +174,14 @@ fn encode(engine: &dyn Engine, call: &Call) -> Result<Vec<Vec<u32>>, EngineError
     call.prompts
         .iter()
         .map(|prompt| match prompt {
-            Prompt::Chat(messages) => engine.encode(&engine.chat(messages)?),
+            Prompt::Chat(messages) => {
+                // templates refuse conversations that their model does not know (roles, order)
+                let text = engine.chat(messages).map_err(|e| match e {
+                    EngineError::Failed(why) => EngineError::BadParameter { name: "messages", why },
+                    e => e,
+                })?;
+                engine.encode(&text)
+            }
             Prompt::Text(text) => engine.encode(text),
             Prompt::Tokens(ids) => Ok(ids.clone()),
         })

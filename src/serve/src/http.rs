@@ -1,7 +1,7 @@
 //! HTTP: routes, authorisation, limits, answers and streams.
 
 use crate::Limits;
-use crate::api::{Call, Endpoint, Head, Piece, parse, usage};
+use crate::api::{Call, Endpoint, Head, Models, Piece, parse, usage};
 use crate::engine_loop::{Job, Out, Shared};
 use crate::fields::ApiError;
 use axum::body::{Body, Bytes};
@@ -20,7 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 pub(crate) struct App {
     pub shared: Arc<Shared>,
     pub limits: Limits,
-    pub model: String,
+    pub models: Models,
     pub token: String,
     pub created: i64,
     pub jobs: Sender<Job>,
@@ -52,19 +52,23 @@ async fn route(app: &Arc<App>, request: Request) -> Result<Response<Body>, ApiEr
     match path.as_str() {
         // open to everybody: they tell nothing about prompts, and probes have no token
         "/health" if draining => Ok(json(503, &serde_json::json!({"status": "draining"}))),
-        "/health" => Ok(json(200, &serde_json::json!({"status": "ok", "model": app.model}))),
+        "/health" => Ok(json(200, &serde_json::json!({"status": "ok", "model": app.models.base}))),
         "/metrics" => Ok(text(app.shared.metrics.text(draining))),
         _ => {
             authorise(app, request.headers())?;
             match path.as_str() {
-                "/v1/models" => Ok(json(200, &serde_json::json!({"object": "list", "data": [model(app)]}))),
+                "/v1/models" => {
+                    let data: Vec<_> = app.models.names().map(|name| model(app, name)).collect();
+                    Ok(json(200, &serde_json::json!({"object": "list", "data": data})))
+                }
                 "/v1/chat/completions" => generate(app, Endpoint::Chat, request).await,
                 "/v1/completions" => generate(app, Endpoint::Completions, request).await,
-                one if one.strip_prefix("/v1/models/") == Some(app.model.as_str()) => {
-                    Ok(json(200, &model(app)))
-                }
-                _ => {
-                    Err(ApiError::new(404, "invalid_request_error", "model_not_found", "no such model here"))
+                one => {
+                    let asked = one.strip_prefix("/v1/models/");
+                    let known = app.models.names().find(|name| Some(*name) == asked);
+                    known.map(|name| json(200, &model(app, name))).ok_or_else(|| {
+                        ApiError::new(404, "invalid_request_error", "model_not_found", "no such model here")
+                    })
                 }
             }
         }
@@ -78,8 +82,12 @@ fn not_found(path: &str) -> ApiError {
     ApiError::new(404, "invalid_request_error", "unknown_url", message)
 }
 
-fn model(app: &App) -> serde_json::Value {
-    serde_json::json!({"id": app.model, "object": "model", "created": app.created, "owned_by": "bessemer"})
+fn model(app: &App, name: &str) -> serde_json::Value {
+    // where an adapter's base is shown by other servers
+    let parent = (name != app.models.base).then_some(&app.models.base);
+    serde_json::json!({
+        "id": name, "object": "model", "created": app.created, "owned_by": "bessemer", "parent": parent,
+    })
 }
 
 fn authorise(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
@@ -106,7 +114,7 @@ async fn generate(app: &Arc<App>, endpoint: Endpoint, request: Request) -> Resul
         let message = format!("the request body is unreadable or longer than {} bytes", app.limits.body);
         ApiError::new(413, "invalid_request_error", "body_too_large", message)
     })?;
-    let call = parse(endpoint, &body, &app.model, &app.limits)?;
+    let call = parse(endpoint, &body, &app.models, &app.limits)?;
     let wanted = u32::try_from(call.choices()).unwrap_or(u32::MAX);
     let permit = match Arc::clone(&app.places).try_acquire_many_owned(wanted) {
         Ok(permit) => permit,
@@ -116,7 +124,7 @@ async fn generate(app: &Arc<App>, endpoint: Endpoint, request: Request) -> Resul
         }
         Err(TryAcquireError::Closed) => return Err(leaving()),
     };
-    let head = Head::new(&call, &app.model);
+    let head = Head::new(&call);
     let (reply, mut outs) = unbounded_channel();
     app.jobs.send(Job { call: call.clone(), reply, permit }).map_err(|_| leaving())?;
     let prompt_tokens = match outs.recv().await {

@@ -1,6 +1,7 @@
 //! A whole service task: bind, publish, serve, leave.
 
 use crate::Limits;
+use crate::api::Models;
 use crate::engine_loop::{Flow, Shared, run};
 use crate::http::{App, handle};
 use crate::lease::{Keeper, LeaseError, advertised_host, host_name, write_token};
@@ -22,6 +23,8 @@ pub struct Service {
     pub attempt: u32,
     /// Name that requests must give as `model`.
     pub model: String,
+    /// Adapters of the engine: further names that requests may give as `model`.
+    pub adapters: Vec<String>,
     pub bind: IpAddr,
     pub limits: Limits,
     /// Directories whose `result.json` end the need for this service. Empty: only the other reasons end it.
@@ -104,7 +107,7 @@ pub fn run_service(
     let app = Arc::new(App {
         shared: Arc::clone(&shared),
         limits: service.limits.clone(),
-        model: service.model.clone(),
+        models: Models { base: service.model.clone(), adapters: service.adapters.clone() },
         token,
         created: now / 1000,
         jobs: jobs_in,

@@ -205,3 +205,69 @@ fn a_client_that_leaves_has_its_sequences_cancelled() {
     }
     server.stop();
 }
+
+#[test]
+fn adapters_are_listed_and_chosen_by_name_in_one_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(service(dir.path(), 1));
+    let at = server.endpoint();
+    let list = json(&call(&at, "GET", "/v1/models", "").1);
+    let names: Vec<&str> =
+        list["data"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap()).collect();
+    assert_eq!(names, ["tiny", "tiny-sft"]);
+    assert_eq!(list["data"][1]["parent"], "tiny");
+    assert_eq!(call(&at, "GET", "/v1/models/tiny-sft", "").0, 200);
+    let ask = |model: &str| {
+        let body = chat(r#", "seed": 1"#, "x").replace("tiny", model);
+        json(&call(&at, "POST", "/v1/chat/completions", &body).1)
+    };
+    assert_eq!(ask("tiny")["choices"][0]["message"]["content"], "1:x");
+    let tuned = ask("tiny-sft");
+    assert_eq!(
+        (tuned["model"].as_str(), tuned["choices"][0]["message"]["content"].as_str()),
+        (Some("tiny-sft"), Some("tiny-sft/1:x"))
+    );
+    server.stop();
+}
+
+/// Lines of Prometheus' text format, checked as `promtool check metrics` does: HELP and TYPE before the samples of a
+/// name, names and labels well formed, values numbers, counters named `_total`.
+#[test]
+fn metrics_are_valid_prometheus_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(service(dir.path(), 1));
+    let at = server.endpoint();
+    call(&at, "POST", "/v1/chat/completions", &chat("", "x"));
+    call(&at, "POST", "/v1/chat/completions", "nonsense");
+    let text = call(&at, "GET", "/metrics", "").1;
+    assert!(text.ends_with('\n'));
+    let word =
+        |s: &str| !s.is_empty() && s.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':');
+    let (mut kind, mut helped) = (String::new(), String::new());
+    let mut seen = std::collections::HashSet::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            helped = rest.split(' ').next().unwrap().to_owned();
+            assert!(seen.insert(helped.clone()), "{helped} twice");
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, what) = rest.split_once(' ').unwrap();
+            assert_eq!(name, helped);
+            assert_eq!(what == "counter", name.ends_with("_total"), "{line}");
+            kind = what.to_owned();
+        } else {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            let (name, labels) = name.split_once('{').unwrap_or((name, "}"));
+            assert!(word(name) && name == helped && ["counter", "gauge"].contains(&kind.as_str()), "{line}");
+            for label in labels.strip_suffix('}').unwrap().split(',').filter(|l| !l.is_empty()) {
+                let (key, value) = label.split_once('=').unwrap();
+                assert!(
+                    word(key) && value.len() >= 2 && value.starts_with('"') && value.ends_with('"'),
+                    "{line}"
+                );
+            }
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+        }
+    }
+    assert!(text.contains("bessemer_answers_total{code=\"400\"} 1"), "{text}");
+    server.stop();
+}

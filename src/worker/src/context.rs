@@ -290,7 +290,7 @@ pub fn exit_code(outcome: &Outcome) -> i32 {
 }
 
 /// Output directory of an upstream task, by its `result.json`, after checking the record's hash and the files' sizes.
-fn outputs_of(input: &Input) -> Result<PathBuf> {
+pub(crate) fn outputs_of(input: &Input) -> Result<PathBuf> {
     let missing = |what: String| Failure::upstream(format!("input from phase {}: {what}", input.phase));
     let path = input.task_dir.join(layout::RESULT);
     let pointer: ResultPointer = atomic::read_json(&path)

@@ -76,8 +76,12 @@ impl Engine for Fake {
         let mut ids = Vec::new();
         for index in 0..request.n {
             let seed = request.sampling.seed + u64::from(index);
-            let answer =
-                if prompt.contains("forever") { "x".repeat(100_000) } else { format!("{seed}:{prompt}") };
+            let named = request.adapter.as_ref().map(|a| format!("{a}/")).unwrap_or_default();
+            let answer = if prompt.contains("forever") {
+                "x".repeat(100_000)
+            } else {
+                format!("{named}{seed}:{prompt}")
+            };
             self.next += 1;
             let id = SeqId(self.next);
             ids.push(id);
@@ -164,6 +168,7 @@ pub fn service(dir: &Path, attempt: u32) -> Service {
         task_dir: dir.to_owned(),
         attempt,
         model: "tiny".into(),
+        adapters: vec!["tiny-sft".into()],
         bind: std::net::Ipv4Addr::LOCALHOST.into(),
         limits: Limits { sequences: 4, max_new_tokens: 200_000, body: 10_000, choices: 4 },
         consumers: vec![],

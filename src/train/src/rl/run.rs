@@ -241,6 +241,7 @@ impl<'a> Runner<'a> {
                     prompt: ids.clone(),
                     n: VALIDATION_ANSWERS,
                     sampling: Sampling { seed, ..sampling.clone() },
+                    adapter: None,
                 }
             })
             .collect();
@@ -337,6 +338,7 @@ impl<'a> Runner<'a> {
                 prompt: self.job.train.ids[i].clone(),
                 n: p.rollouts,
                 sampling: self.sampling(bits(p.seed, (1 << 40) + episode * u64::from(p.prompts) + j as u64)),
+                adapter: None,
             })
             .collect();
         let answers = self.engine.generate(requests)?;

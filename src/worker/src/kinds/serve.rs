@@ -2,12 +2,14 @@
 
 use crate::context::{Context, Ending, Failure, Report};
 use crate::kinds::device;
+use crate::kinds::training::ADAPTER;
 use anyhow::Result;
 use model::{Model, Options};
 use record::params::{Precision, ServeParams};
 use serde_json::json;
 use serve::{Left, Limits, Service};
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub fn run(cx: &mut Context, params: &ServeParams) -> Result<Ending> {
@@ -18,12 +20,17 @@ pub fn run(cx: &mut Context, params: &ServeParams) -> Result<Ending> {
     let model = Model::load(&dir, Precision::Fp32, device())?;
     let max_batch = params.max_batch as usize;
     let mut engine = model.engine(Options { max_batch, ..Options::default() });
+    let adapters = adapters(cx)?;
+    for (name, dir) in &adapters {
+        engine.add_adapter(name, dir, &model)?;
+    }
     // the engine has its own merged weights
     drop(model);
     let service = Service {
         task_dir: cx.spec.task_dir.clone(),
         attempt: cx.spec.attempt,
         model: cx.spec.phase.clone(),
+        adapters: adapters.iter().map(|a| a.0.clone()).collect(),
         bind: serve::bind_address(|name| std::env::var(name).ok()).map_err(Failure::user)?,
         limits: Limits {
             sequences: max_batch + params.queue as usize,
@@ -37,6 +44,9 @@ pub fn run(cx: &mut Context, params: &ServeParams) -> Result<Ending> {
         poll: Duration::from_secs(2),
     };
     cx.note(format!("serving {} from {}", service.model, dir.display()))?;
+    for (name, dir) in &adapters {
+        cx.note(format!("with adapter {name} from {}", dir.display()))?;
+    }
     let stopped_by = RefCell::new(None);
     let mut last = None;
     let mut lost = Ok(());
@@ -82,4 +92,24 @@ pub fn run(cx: &mut Context, params: &ServeParams) -> Result<Ending> {
             Ending::Checkpointed(format!("{why}; {did}"))
         }
     })
+}
+
+/// Adapters of the phases under role `adapters`, each under the name of its phase (`sft.2` for the second task of one).
+fn adapters(cx: &Context) -> Result<Vec<(String, PathBuf)>> {
+    let mut out: Vec<(String, PathBuf)> = Vec::new();
+    for input in cx.spec.inputs.get("adapters").into_iter().flatten() {
+        let dir = crate::context::outputs_of(input)?.join(ADAPTER);
+        if !dir.join("adapter_config.json").exists() {
+            let what =
+                format!("phase {} has no adapter: train it with `lora`, or serve it as `model`", input.phase);
+            return Err(Failure::user(what).into());
+        }
+        let taken = |name: &str| name == cx.spec.phase || out.iter().any(|a| a.0 == name);
+        let name = std::iter::once(input.phase.clone())
+            .chain((2..).map(|n| format!("{}.{n}", input.phase)))
+            .find(|name| !taken(name))
+            .expect("numbers do not end");
+        out.push((name, dir));
+    }
+    Ok(out)
 }
