@@ -25,7 +25,6 @@ struct Pair {
 
 /// One adapter.
 pub(crate) struct Adapter {
-    pub name: String,
     /// By layer, then by product; `None`: untouched.
     layers: Vec<[Option<Pair>; 4]>,
 }
@@ -74,7 +73,7 @@ impl Adapter {
         if layers.iter().flatten().all(Option::is_none) {
             return Err(Error::Invalid(format!("adapter {name} in {} changes nothing", dir.display())));
         }
-        Ok(Self { name: name.to_owned(), layers })
+        Ok(Self { layers })
     }
 }
 
