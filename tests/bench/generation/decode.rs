@@ -143,8 +143,9 @@ fn read(buffer: &[u64], threads: usize) -> f64 {
                 })
             })
             .collect();
-        barrier.wait();
+        // before the barrier: behind it the readers may have a start on us
         let start = Instant::now();
+        barrier.wait();
         for worker in workers {
             worker.join().expect("a reader");
         }

@@ -24,7 +24,7 @@ def make(where):
     )
     model = LlamaForCausalLM(config)
     model.save_pretrained(where)
-    golden = pathlib.Path(__file__).resolve().parents[2] / "parity" / "golden" / "tokenizer.json"
+    golden = pathlib.Path(__file__).resolve().parents[2] / "parity" / "golden" / "llama-gqa" / "tokenizer.json"
     (pathlib.Path(where) / "tokenizer.json").write_bytes(golden.read_bytes())
 
 
