@@ -73,6 +73,7 @@ soak: ## RUNS mixed runs in the sandbox (100,000): does anything grow?
 parity: libtorch ## compare with transformers and PEFT (private venv; needs PyPI)
 	tests/parity/setup.sh
 	$(CARGO) test -p bessemer-model --test parity -- --include-ignored
+	$(CARGO) test -p bessemer-train --test parity --test trainers
 
 clean: ## remove what was built (not libtorch, not runs)
 	$(CARGO) clean

@@ -75,7 +75,6 @@ impl Nf4 {
     }
 
     /// The matrix in `kind`, new storage.
-    #[must_use]
     pub fn unpack(&self, kind: Kind) -> Tensor {
         let _guard = tch::no_grad_guard();
         let n = self.shape[0] * self.shape[1];

@@ -221,6 +221,9 @@ impl Drop for InferenceMode {
     }
 }
 
+/// A function that can be run again.
+pub type Forward = Rc<dyn Fn(&Tensor) -> Result<Tensor>>;
+
 /// Gradient of the input, given the gradient of the output.
 pub type Backward = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
 
@@ -265,7 +268,7 @@ pub fn node(x: &Tensor, y: &Tensor, backward: Backward) -> Result<Tensor> {
 ///
 /// # Errors
 /// What `f` says; libtorch's words.
-pub fn checkpoint(f: Rc<dyn Fn(&Tensor) -> Result<Tensor>>, x: &Tensor, random: bool) -> Result<Tensor> {
+pub fn checkpoint(f: Forward, x: &Tensor, random: bool) -> Result<Tensor> {
     let rng = if random { Some(rng_state()?) } else { None };
     let y = tch::no_grad(|| f(x))?;
     let kept = x.detach();

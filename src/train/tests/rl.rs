@@ -153,3 +153,28 @@ fn parameters_that_make_no_sense_are_refused() {
         assert!(words.contains(word), "{words}");
     }
 }
+
+#[test]
+fn recomputation_changes_nothing_and_a_four_bit_base_learns_too() {
+    let _alone = alone();
+    let end = |recompute: bool, quantize: bool| {
+        let p = RlParams { episodes: 2, recompute, ..params(Algorithm::Ppo) };
+        let mut m = fresh(&p);
+        if quantize {
+            m.decoder.quantize().unwrap();
+        }
+        let before = snapshot(&m);
+        let dir = tempfile::tempdir().unwrap();
+        go(&mut m, &p, false, dir.path(), 1, &mut Listener::default()).unwrap();
+        (before, snapshot(&m))
+    };
+    let worst = |a: &[(String, Tensor)], b: &[(String, Tensor)]| {
+        a.iter().zip(b).map(|(x, y)| f64::try_from((&x.1 - &y.1).abs().max()).unwrap()).fold(0.0, f64::max)
+    };
+    let (_, plain) = end(false, false);
+    let (_, again) = end(true, false);
+    assert!(worst(&plain, &again) < 1e-4, "{}", worst(&plain, &again));
+    let (before, after) = end(true, true);
+    let moved = worst(&before, &after);
+    assert!(moved.is_finite() && moved > 1e-3, "{moved}");
+}

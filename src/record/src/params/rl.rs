@@ -62,6 +62,8 @@ pub struct RlParams {
     pub precision: Precision,
     /// How the frozen weights under the adapter are stored; anything but `none` needs `lora`.
     pub quantization: Quantization,
+    /// Keep only the layers' inputs and compute the rest again in the backward pass: less memory, about a third more time.
+    pub recompute: bool,
     /// Rounds of rollouts and updates.
     #[schemars(range(min = 1))]
     pub episodes: u32,
@@ -133,6 +135,7 @@ impl Default for RlParams {
             lora: Some(LoraParams::default()),
             precision: Precision::Fp32,
             quantization: Quantization::None,
+            recompute: false,
             episodes: 30,
             prompts: 16,
             rollouts: 8,

@@ -162,7 +162,7 @@ pub fn improve(
     let returns = column(|e| &e.returns);
     let tokens = old.size()[0] as f64;
     // no dropout: with it the ratio would differ from 1 before anything has changed
-    let h = hidden(decoder, &batch, Pass::EVAL)?;
+    let h = hidden(decoder, &batch, Pass { recompute: p.recompute, ..Pass::EVAL })?;
     let mut seen = Seen { tokens, ..Seen::default() };
     let mean = |t: &Tensor| t.sum(Kind::Float) / tokens;
     let number = |t: &Tensor| f64::try_from(t).unwrap_or(f64::NAN);
