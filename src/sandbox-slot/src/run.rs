@@ -48,7 +48,7 @@ impl Slot {
             retire: false,
             fetched: Vec::new(),
         };
-        let given = 3 + usize::from(run.channel);
+        let given = 3 + usize::from(run.channel) + run.how.descriptors();
         if fds.len() < given {
             report.end = End::Failed("a run without its descriptors".into());
             return report;
@@ -73,7 +73,7 @@ impl Slot {
             Ok(pid) => {
                 let watch = Watch {
                     proc: self.proc.as_ref(),
-                    outputs: &fds[1..3],
+                    outputs: &fds[1..3 + run.how.tests()],
                     scratch: (&self.writable[0], baseline.1),
                     count_processes: !self.processes_scoped,
                     child_signal: self.child_signal.as_ref().filter(|_| run.channel),

@@ -134,7 +134,8 @@ pub fn serve(socket: RawFd, mut slot: Slot, hello: &Hello, spawner: &mut dyn Spa
         body.fill(0);
         buf[..written].fill(0);
         let report: Report = slot.run(&mut run, &mut fds, spawner);
-        net::answer(socket, &report.encode(), fds.get(3)).context(|| "reporting".into())?;
+        net::answer(socket, &report.encode(), fds.get(3 + run.how.descriptors()))
+            .context(|| "reporting".into())?;
     }
     Ok(())
 }

@@ -158,7 +158,9 @@ impl Spawner for ExecSpawner {
     fn spawn(&mut self, run: &Run, fds: &[RawFd], limits: &[Rlimit]) -> Result<libc::pid_t> {
         match &run.how {
             crate::wire::How::Exec { argv, env } => self.exec(argv, env, fds, limits),
-            crate::wire::How::Python { .. } => Err(SlotError("this slot has no warm interpreter".into())),
+            crate::wire::How::Python { .. } | crate::wire::How::Tests { .. } => {
+                Err(SlotError("this slot has no warm interpreter".into()))
+            }
         }
     }
 }

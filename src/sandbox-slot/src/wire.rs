@@ -11,7 +11,9 @@ pub const INLINE_MAX: usize = 60 * 1024;
 /// No body is larger than this; it bounds what a confused peer can make the other side allocate.
 pub const BODY_MAX: usize = 256 << 20;
 /// The most descriptors one packet carries.
-pub const FDS_MAX: usize = 8;
+pub const FDS_MAX: usize = 8 + 2 * TESTS_MAX;
+/// The most tests that one process may be given ([`How::Tests`]).
+pub const TESTS_MAX: usize = 32;
 /// Version of this protocol: supervisor and slot are built together, so any difference is an error.
 pub const VERSION: u32 = 1;
 
@@ -380,6 +382,62 @@ pub enum How {
         /// What the child does with the files in `/prog`; see `zygote.py`.
         kind: u32,
     },
+    /// A fork of the warm interpreter that runs the program once for each test. Descriptors behind the first three: the
+    /// stdout of each test, the stdin of each test, and one for [`Told`] of each test.
+    Tests {
+        /// How many: 1 to [`TESTS_MAX`].
+        count: u8,
+    },
+}
+
+impl How {
+    /// Tests that one process is given.
+    #[must_use]
+    pub fn tests(&self) -> usize {
+        if let Self::Tests { count } = self { usize::from(*count) } else { 0 }
+    }
+
+    /// Descriptors of the run behind the first three, the channel aside.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        match self.tests() {
+            0 => 0,
+            n => 2 * n + 1,
+        }
+    }
+}
+
+/// What the process of [`How::Tests`] says of a test that it has run. It is only believed where the output is right too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// It ended as a program does: by its end or by `exit(0)`, without threads, handlers or files left behind.
+    pub plain: bool,
+    /// Wall-clock time, microseconds.
+    pub wall_us: u32,
+    /// CPU time, microseconds.
+    pub cpu_us: u32,
+}
+
+impl Told {
+    /// Bytes of one.
+    pub const SIZE: usize = 12;
+
+    /// As it is written.
+    #[must_use]
+    pub fn encode(self) -> [u8; Self::SIZE] {
+        let mut out = [0; Self::SIZE];
+        out[0] = u8::from(self.plain);
+        out[4..8].copy_from_slice(&self.wall_us.to_le_bytes());
+        out[8..].copy_from_slice(&self.cpu_us.to_le_bytes());
+        out
+    }
+
+    /// As it is read.
+    #[must_use]
+    pub fn decode(b: &[u8; Self::SIZE]) -> Self {
+        let word = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+        Self { plain: b[0] == 1, wall_us: word(4), cpu_us: word(8) }
+    }
 }
 
 /// Instead of a [`Run`]: end the one that is going on. Between runs it means nothing.
@@ -421,6 +479,10 @@ impl Run {
                 e.u8(1);
                 e.u32(*kind);
             }
+            How::Tests { count } => {
+                e.u8(2);
+                e.u8(*count);
+            }
         }
         for v in self.limits.fields() {
             e.u64(v);
@@ -444,6 +506,10 @@ impl Run {
         let how = match d.u8()? {
             0 => How::Exec { argv: d.list(Decoder::bytes)?, env: d.list(Decoder::bytes)? },
             1 => How::Python { kind: d.u32()? },
+            2 => match d.u8()? {
+                count if (1..=TESTS_MAX).contains(&usize::from(count)) => How::Tests { count },
+                _ => return Err(Malformed { at: 1, want: "a number of tests" }),
+            },
             _ => return Err(Malformed { at: 0, want: "a way to start" }),
         };
         let mut l = [0_u64; 8];

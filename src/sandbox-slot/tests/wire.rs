@@ -19,6 +19,7 @@ fn run() -> impl Strategy<Value = Run> {
     let how = prop_oneof![
         (lists(), lists()).prop_map(|(argv, env)| How::Exec { argv, env }),
         any::<u32>().prop_map(|kind| How::Python { kind }),
+        (1_u8..=32).prop_map(|count| How::Tests { count }),
     ];
     let limits = any::<[u64; 8]>().prop_map(|l| RunLimits {
         wall_us: l[0],

@@ -24,6 +24,15 @@ use std::sync::atomic::{AtomicI32, Ordering};
 /// A run of the program in `/prog` as `__main__`; every other kind is the Python side's.
 const KIND_MAIN: u32 = 0;
 
+/// What a child is forked for.
+#[derive(Clone, Copy)]
+enum Task {
+    /// A kind of `zygote.py`.
+    Kind(u32),
+    /// As many tests of the program.
+    Tests(usize),
+}
+
 /// Forks the interpreter for Python runs; other languages are exec'd as in the exec lane.
 struct ZygoteSpawner {
     exec: ExecSpawner,
@@ -54,9 +63,10 @@ fn shared_page() -> Result<*mut AtomicI32> {
 
 impl Spawner for ZygoteSpawner {
     fn spawn(&mut self, run: &Run, fds: &[RawFd], limits: &[Rlimit]) -> Result<libc::pid_t> {
-        let kind = match &run.how {
+        let task = match &run.how {
             How::Exec { argv, env } => return self.exec.exec(argv, env, fds, limits),
-            How::Python { kind } => *kind,
+            How::Python { kind } => Task::Kind(*kind),
+            How::Tests { count } => Task::Tests(usize::from(*count)),
         };
         // SAFETY: the page lives as long as the process.
         let error = unsafe { &*self.error };
@@ -64,7 +74,7 @@ impl Spawner for ZygoteSpawner {
         // SAFETY: this process has one thread, which holds the interpreter's lock; the child goes on with both.
         match unsafe { libc::fork() } {
             -1 => Err(SlotError(format!("fork: {}", std::io::Error::last_os_error()))),
-            0 => self.become_program(kind, fds, limits),
+            0 => self.become_program(task, fds, limits),
             pid => Ok(pid),
         }
     }
@@ -76,7 +86,7 @@ impl Spawner for ZygoteSpawner {
 }
 
 impl ZygoteSpawner {
-    fn become_program(&self, kind: u32, fds: &[RawFd], limits: &[Rlimit]) -> ! {
+    fn become_program(&self, task: Task, fds: &[RawFd], limits: &[Rlimit]) -> ! {
         pages::populate();
         if let Err(e) = prepare_child(fds, limits) {
             // SAFETY: the page is shared with process 1, which reads it when we are gone.
@@ -91,10 +101,15 @@ impl ZygoteSpawner {
             libc::munmap(self.error.cast(), PAGE);
             libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0);
         }
-        if kind == KIND_MAIN {
-            script::main_program(&self.tools);
+        match task {
+            Task::Tests(count) => script::many_tests(&self.tools, count),
+            Task::Kind(kind) => {
+                if kind == KIND_MAIN {
+                    script::main_program(&self.tools);
+                }
+                python::call_with_number(self.tools.child, kind);
+            }
         }
-        python::call_with_number(self.tools.child, kind);
         // The Python side ends the process itself; an exception that got this far has been printed.
         // SAFETY: ends this process.
         unsafe { libc::_exit(1) }

@@ -44,6 +44,11 @@ const ABI_VERSION: c_int = 3;
 
 unsafe extern "C" {
     static mut PyExc_RuntimeError: *mut PyObject;
+    static mut PyExc_SystemExit: *mut PyObject;
+    static mut PyLong_Type: PyObject;
+    static mut _Py_NoneStruct: PyObject;
+    fn PyObject_GetAttrString(object: *mut PyObject, name: *const c_char) -> *mut PyObject;
+    fn PyObject_IsTrue(object: *mut PyObject) -> c_int;
     fn PyModule_Create2(def: *mut ModuleDef, version: c_int) -> *mut PyObject;
     fn PyErr_SetString(kind: *mut PyObject, text: *const c_char);
     fn PyErr_Print();
@@ -141,15 +146,15 @@ pub fn call_for_number(callable: Object) -> Option<c_long> {
     }
 }
 
-/// Whether it is a list without items.
-pub fn list_is_empty(list: Object) -> bool {
+/// The number of a list's items; -1 when it is none.
+pub fn list_size(list: Object) -> isize {
     // SAFETY: the list is kept alive by the caller's arguments; an error is cleared.
     unsafe {
         let n = PyList_Size(list);
         if n < 0 {
             PyErr_Clear();
         }
-        n == 0
+        n
     }
 }
 
@@ -191,6 +196,28 @@ pub fn compile(text: &CStr, file: &CStr) -> Option<Object> {
     }
 }
 
+/// Whether an exception is `SystemExit` with the code 0 or `None`.
+pub fn is_exit_0(raised: Object) -> bool {
+    // SAFETY: the exception is alive; what is looked up is ours to release, and is never more than a few objects.
+    unsafe {
+        if PyObject_IsInstance(raised, PyExc_SystemExit) != 1 {
+            PyErr_Clear();
+            return false;
+        }
+        let code = PyObject_GetAttrString(raised, c"code".as_ptr());
+        if code.is_null() {
+            PyErr_Clear();
+            return false;
+        }
+        // None is not true, and neither is 0; everything else that is not true (an empty text, say) exits with 0 or 1
+        // as the interpreter decides, so it is left to the other way.
+        let is_number = PyObject_IsInstance(code, (&raw mut PyLong_Type).cast()) == 1;
+        let plain = PyObject_IsTrue(code) == 0 && (is_number || code == (&raw mut _Py_NoneStruct).cast());
+        Py_DecRef(code);
+        plain
+    }
+}
+
 /// Runs compiled code in this namespace.
 ///
 /// # Errors
@@ -224,7 +251,7 @@ unsafe extern "C" fn serve(_module: *mut PyObject, args: *mut PyObject) -> *mut 
     // types (a missing item is NULL, with the exception set), and the bytes live as long as their object.
     let (hello, items) = unsafe {
         let (mut data, mut size) = (ptr::null_mut(), 0);
-        let items: Vec<Object> = (0..14).map(|i| PyTuple_GetItem(args, i)).collect();
+        let items: Vec<Object> = (0..15).map(|i| PyTuple_GetItem(args, i)).collect();
         if items.iter().any(|i| i.is_null())
             || PyBytes_AsStringAndSize(items[0], &raw mut data, &raw mut size) != 0
         {
@@ -233,13 +260,13 @@ unsafe extern "C" fn serve(_module: *mut PyObject, args: *mut PyObject) -> *mut 
         let hello = std::slice::from_raw_parts(data.cast::<u8>(), usize::try_from(size).unwrap_or(0));
         (hello, items)
     };
-    match crate::serve(hello, Tools::new(&items[1..13])) {
+    match crate::serve(hello, Tools::new(&items[1..14])) {
         Ok(()) => std::process::exit(0), // the supervisor is gone
         Err(e) => {
             let text = CString::new(e.to_string().replace('\0', " ")).unwrap_or_default();
             // SAFETY: the interpreter's lock is held; the text outlives the call, which copies it.
             unsafe { PyErr_SetString(PyExc_RuntimeError, text.as_ptr()) };
-            call_with(items[13], fetch());
+            call_with(items[14], fetch());
             ptr::null_mut()
         }
     }

@@ -33,6 +33,9 @@ pub struct Job {
     pub stop_on_first_failure: bool,
     /// What the program is allowed.
     pub profile: Profile,
+    /// How fresh the process of each test has to be, in mode `stdio`: `Test`, or `Program` where several tests may share
+    /// one (Python with expected outputs; whatever does not plainly pass there is run again in a process of its own).
+    pub grade: Grade,
 }
 
 /// What is done with a program.
@@ -330,6 +333,7 @@ impl Job {
             fetch: Vec::new(),
             stop_on_first_failure: false,
             profile: Profile::default(),
+            grade: Grade::Test,
         }
     }
 

@@ -26,6 +26,7 @@ mod helper;
 mod job;
 mod judge;
 mod judge_calls;
+mod judge_program;
 pub mod lang;
 mod pool;
 mod probe;

@@ -128,6 +128,11 @@ impl SlotHandle {
 
     /// Starts a run, with a channel for the program if one is given. [`SlotHandle::finish`] must follow.
     pub fn begin(&mut self, run: &Run, stdin: &[u8], channel: Option<OwnedFd>) -> io::Result<Running> {
+        self.begin_with(run, stdin, channel.as_slice())
+    }
+
+    /// As [`SlotHandle::begin`], with the descriptors that the run has behind the first three.
+    pub fn begin_with(&mut self, run: &Run, stdin: &[u8], more: &[OwnedFd]) -> io::Result<Running> {
         if self.retired || self.runs >= self.runs_max {
             let (promised, cancel) = (self.hello.clone(), self.cancel.clone());
             *self = Self::start(&self.setup, self.runs_max, self.cpu).map_err(io::Error::other)?;
@@ -149,7 +154,7 @@ impl SlotHandle {
         let spare =
             if run.fetch.is_empty() { None } else { Some(net::memfd(c"report", b"", MFdFlags::empty())?) };
         let mut fds = vec![stdin.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()];
-        fds.extend(channel.as_ref().map(AsRawFd::as_raw_fd));
+        fds.extend(more.iter().map(AsRawFd::as_raw_fd));
         fds.extend(spare.as_ref().map(AsRawFd::as_raw_fd));
         net::send(self.socket.as_raw_fd(), &run.encode(self.program != run.program), &fds)?;
         self.program = run.program;
@@ -196,6 +201,14 @@ fn pin(pid: u32, cpu: usize) {
     }
 }
 
+impl SlotHandle {
+    /// Waits this long for a run's report to come; false when it has not.
+    pub fn ends_within(&self, wait: Duration) -> bool {
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        !matches!(poll(&mut fds, PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)), Ok(0))
+    }
+}
+
 /// A run that has begun.
 pub(crate) struct Running {
     stdout: OwnedFd,
@@ -206,7 +219,7 @@ pub(crate) struct Running {
 }
 
 /// The first `max` bytes, and whether there are more. Every process that could write is dead by now.
-fn read_bounded(fd: OwnedFd, max: u64) -> io::Result<(Vec<u8>, bool)> {
+pub(crate) fn read_bounded(fd: OwnedFd, max: u64) -> io::Result<(Vec<u8>, bool)> {
     let file = File::from(fd);
     let size = file.metadata()?.len();
     let mut data = vec![0; usize::try_from(size.min(max)).map_err(io::Error::other)?];

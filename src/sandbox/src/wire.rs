@@ -7,7 +7,7 @@ use crate::bigint;
 use crate::bytes::Bytes;
 use crate::compare::Comparator;
 use crate::config::Tier;
-use crate::job::{Call, File, Job, JobResult, Limits, Mode, Profile, StdioTest};
+use crate::job::{Call, File, Grade, Job, JobResult, Limits, Mode, Profile, StdioTest};
 use crate::value::Value;
 use serde::{Deserialize, Deserializer};
 
@@ -44,6 +44,17 @@ pub struct Request {
     stop_on_first_failure: bool,
     #[serde(default)]
     profile: Profile,
+    #[serde(default)]
+    grade: GradeName,
+}
+
+/// The grades that can be asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum GradeName {
+    #[default]
+    Test,
+    Program,
 }
 
 fn python() -> String {
@@ -178,6 +189,7 @@ impl Request {
             fetch: self.fetch,
             stop_on_first_failure: self.stop_on_first_failure,
             profile: self.profile,
+            grade: if self.grade == GradeName::Program { Grade::Program } else { Grade::Test },
             ..plain
         };
         job.check().map_err(BadRequest::Field)?;

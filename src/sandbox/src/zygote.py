@@ -67,6 +67,17 @@ def failed(e):
     finish(status)
 
 
+def again(stdin=sys.stdin, stdout=sys.stdout, limit=sys.getrecursionlimit(), modules=sys.modules):
+    """Another test in the same process: descriptors 0 and 1 are new files already."""
+    new_main()
+    sys.setrecursionlimit(limit)
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), stdin.encoding,
+                                                 stdin.errors)
+    os.chdir('/work')
+    if sys.stdout is not stdout or stdout.closed:
+        raise ValueError('another stdout')
+
+
 def exit_status(e):
     code = e.code
     if code is None:
@@ -138,7 +149,7 @@ def ready():
     out, err = sys.stdout, sys.stderr
     thread_handlers = getattr(threading, '_threading_atexits', [])
     return (hello, child, failed, finish, space, _thread._count, atexit._ncallbacks, thread_handlers, _io._IOBase,
-            out, out.flush, err, err.flush, give_up)
+            out, out.flush, err, err.flush, again, give_up)
 
 
 def tell_failure(text):

