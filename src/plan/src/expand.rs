@@ -373,7 +373,6 @@ impl Expander<'_> {
                     retry: terms.retry.clone(),
                     estimate_s: terms.estimate_s,
                     margin_s: terms.margin_s,
-                    memory: None,
                 });
                 self.drafts.push(Draft {
                     phase: frame.me.phase,

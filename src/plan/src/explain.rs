@@ -28,28 +28,16 @@ pub fn explain(graph: &Graph, why: Option<&[Why]>) -> String {
 
 /// Predicted peak memory: the largest task of each phase that holds a model.
 fn memory(graph: &Graph, out: &mut String) {
-    let mut largest: Vec<(&Task, &crate::memory::Estimate)> = Vec::new();
-    for task in &graph.tasks {
-        let Some(estimate) = &task.memory else { continue };
-        match largest.iter_mut().find(|(t, _)| t.phase == task.phase) {
-            Some(known) if known.1.bytes >= estimate.bytes => {}
-            Some(known) => *known = (task, estimate),
-            None => largest.push((task, estimate)),
-        }
-    }
-    if largest.is_empty() {
+    if graph.memory.is_empty() {
         return;
     }
     out.push_str("\npredicted peak memory, with rows as long as allowed (docs/MEMORY.md)\n");
-    let line = |(task, estimate): &(&Task, &crate::memory::Estimate)| {
-        let of = if estimate.gpu {
-            "on the GPU".to_owned()
-        } else {
-            format!("of {}", show_memory(task.resources.memory_mb))
-        };
-        row(["", &task.phase, &of, &estimate.words()])
+    let line = |p: &crate::graph::Predicted| {
+        let of =
+            if p.estimate.gpu { "on the GPU".to_owned() } else { format!("of {}", show_memory(p.memory_mb)) };
+        row(["", &p.phase, &of, &p.estimate.words()])
     };
-    table(&largest.iter().map(line).collect::<Vec<_>>(), out);
+    table(&graph.memory.iter().map(line).collect::<Vec<_>>(), out);
 }
 
 /// One line per task: key, title, resources, reason. For `bessemer plan --tasks`.

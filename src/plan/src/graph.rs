@@ -21,6 +21,20 @@ pub struct Graph {
     pub matrix: Vec<Axis>,
     /// Topological order: every input and service of a task stands before it. Keys are unique.
     pub tasks: Vec<Task>,
+    /// Predicted peak memory (docs/MEMORY.md): of each phase that holds a model of known shape, the largest task.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub memory: Vec<Predicted>,
+}
+
+/// Peak memory of a phase's largest task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Predicted {
+    pub phase: String,
+    pub task: ContentKey,
+    /// The task's `memory`, in MB (10^6 bytes).
+    pub memory_mb: u64,
+    #[serde(flatten)]
+    pub estimate: crate::memory::Estimate,
 }
 
 /// One axis of the matrix.
@@ -70,9 +84,6 @@ pub struct Task {
     pub estimate_s: Option<u64>,
     /// Checkpoint and leave this many seconds before the walltime ends.
     pub margin_s: u64,
-    /// Predicted peak memory (docs/MEMORY.md); absent for kinds without a model and for unknown architectures.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory: Option<crate::memory::Estimate>,
 }
 
 impl Task {

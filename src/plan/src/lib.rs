@@ -27,7 +27,7 @@ mod yaml;
 
 pub use diagnostic::Diagnostic;
 pub use explain::{explain, task_list};
-pub use graph::{Axis, Graph, Point, Retry, Task, TaskRef, Totals, plain};
+pub use graph::{Axis, Graph, Point, Predicted, Retry, Task, TaskRef, Totals, plain};
 pub use schema::schema;
 pub use why::{Known, Verdict, Why, why};
 
@@ -106,6 +106,7 @@ fn plan(text: &str, options: &Options, outside: &dyn Outside, report: &mut Repor
             .map(|a| Axis { name: a.name.clone(), values: a.values.clone() })
             .collect(),
         tasks,
+        memory: Vec::new(),
     };
     if report.is_empty() {
         memory::check(&document, &mut graph, &configs, options.gpu_memory_mb, report);

@@ -67,7 +67,7 @@ fn without_a_gpu_the_tasks_memory_counts_and_raising_it_is_the_first_advice() {
     assert!(said.contains("the task's `memory` is 4.00 GB") && said.contains("`memory: "), "{said}");
     let graph =
         planned(&job("1.3b", "      batch: 1\n      max_tokens: 64\n", "memory: 40GB"), None).unwrap();
-    let found = graph.tasks[0].memory.as_ref().unwrap();
+    let found = &graph.memory[0].estimate;
     // weights in fp32 are 5.39 GB
     assert!(!found.gpu && found.bytes > 5_390_000_000 && found.bytes < 7_000_000_000, "{found:?}");
     assert_eq!(found.bytes, found.parts.iter().map(|p| p.bytes).sum::<u64>());
@@ -79,6 +79,6 @@ fn a_models_shape_is_handed_on_from_phase_to_phase() {
     let text = "bessemer: 1\nname: m\ndefaults: {resources: {memory: 60GB}}\nphases:\n  corpus: {kind: corpus}\n  base: {kind: base, inputs: {corpus: corpus}}\n  \
         rl: {kind: rl, inputs: {model: base, corpus: corpus}}\n  eval: {kind: eval, inputs: {model: rl, corpus: corpus}}\n";
     let graph = planned(text, None).unwrap();
-    let has = |phase: &str| graph.tasks.iter().find(|t| t.phase == phase).unwrap().memory.is_some();
+    let has = |phase: &str| graph.memory.iter().any(|p| p.phase == phase);
     assert!(!has("corpus") && has("base") && has("rl") && has("eval"));
 }

@@ -366,13 +366,12 @@ pub fn task(phase: &str, name: &str, inputs: &[&Task]) -> Task {
         extra: vec![],
         retry: Retry { backoff_s: 0, backoff_max_s: 0, ..Retry::default() },
         estimate_s: None,
-        memory: None,
         margin_s: 60,
     }
 }
 
 pub fn graph(tasks: Vec<Task>) -> Graph {
-    Graph { format: 1, sweep: "s".into(), job_sha256: "0".into(), matrix: vec![], tasks }
+    Graph { format: 1, sweep: "s".into(), job_sha256: "0".into(), matrix: vec![], tasks, memory: vec![] }
 }
 
 /// a -> b -> c

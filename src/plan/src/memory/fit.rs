@@ -3,13 +3,13 @@
 use super::{Estimate, Shape, Where, estimate, gigabytes};
 use crate::diagnostic::Report;
 use crate::document::Document;
-use crate::graph::{Graph, Task};
+use crate::graph::{Graph, Predicted, Task};
 use crate::node::{Node, Pos};
 use record::{ContentKey, Params};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
-/// Puts an estimate into every task that holds a model, and reports those that cannot fit: the site's GPU memory, or on
+/// Estimates every task that holds a model, keeps the largest of each phase, and reports what cannot fit: the site's GPU memory, or on
 /// the CPU the task's `memory`. `configs`: identity of a model of the Hub -> its `config.json`.
 pub(crate) fn check(
     document: &Document,
@@ -21,31 +21,48 @@ pub(crate) fn check(
     let external: HashMap<&str, Option<Shape>> =
         configs.iter().map(|(id, config)| (id.as_str(), Shape::from_config(config))).collect();
     let mut shapes: HashMap<ContentKey, Option<Shape>> = HashMap::new();
+    // tasks of one phase differ in what memory does not depend on: each estimate is made once
+    let mut made: Vec<(Params, Shape, Where, Option<Estimate>)> = Vec::new();
     // per phase: the worst task and its overshoot
-    let mut worst: Vec<(usize, u64)> = Vec::new();
-    for i in 0..graph.tasks.len() {
-        let task = &graph.tasks[i];
+    let mut worst: Vec<(usize, u64, Shape)> = Vec::new();
+    let mut largest: Vec<Predicted> = Vec::new();
+    for (i, task) in graph.tasks.iter().enumerate() {
         let Some(shape) = shape_of(task, &shapes, &external) else { continue };
         let place = if task.resources.gpus > 0 { Where::Gpu } else { Where::Cpu };
-        let found = estimate(&task.work, &shape, place);
         if matches!(task.work, Params::Base(_) | Params::Sft(_) | Params::Rl(_)) {
             shapes.insert(task.key.clone(), Some(shape.clone()));
         }
-        if let (Some(found), Some(limit)) = (&found, limit(task, gpu_memory_mb))
+        let decisive = decisive(&task.work);
+        let known = made.iter().position(|(w, s, p, _)| *p == place && *s == shape && *w == decisive);
+        let known = known.unwrap_or_else(|| {
+            if made.len() >= MADE {
+                made.remove(0);
+            }
+            let found = estimate(&decisive, &shape, place);
+            made.push((decisive, shape.clone(), place, found));
+            made.len() - 1
+        });
+        let Some(found) = &made[known].3 else { continue };
+        match largest.iter_mut().find(|p| p.phase == task.phase) {
+            Some(p) if p.estimate.bytes >= found.bytes => {}
+            Some(p) => *p = predicted(task, found),
+            None => largest.push(predicted(task, found)),
+        }
+        if let Some(limit) = limit(task, gpu_memory_mb)
             && found.bytes > limit
         {
             let over = found.bytes - limit;
-            match worst.iter_mut().find(|(w, _)| graph.tasks[*w].phase == task.phase) {
+            match worst.iter_mut().find(|(w, ..)| graph.tasks[*w].phase == task.phase) {
                 Some(known) if known.1 >= over => {}
-                Some(known) => *known = (i, over),
-                None => worst.push((i, over)),
+                Some(known) => *known = (i, over, shape),
+                None => worst.push((i, over, shape)),
             }
         }
-        graph.tasks[i].memory = found;
     }
-    for (i, _) in worst {
+    for (i, _, shape) in worst {
         let task = &graph.tasks[i];
-        let (Some(found), Some(shape)) = (&task.memory, shape_of(task, &shapes, &external)) else { continue };
+        let place = if task.resources.gpus > 0 { Where::Gpu } else { Where::Cpu };
+        let Some(found) = estimate(&task.work, &shape, place) else { continue };
         let limit = limit(task, gpu_memory_mb).unwrap_or(u64::MAX);
         let whose = if found.gpu { "the site's GPUs have" } else { "the task's `memory` is" };
         let message = format!(
@@ -54,7 +71,33 @@ pub(crate) fn check(
             found.words(),
             gigabytes(limit)
         );
-        report.error(place(document, task, found.gpu), message, advice(task, &shape, found, limit));
+        report.error(place_of(document, task, found.gpu), message, advice(task, &shape, &found, limit));
+    }
+    graph.memory = largest;
+}
+
+/// Estimates that are remembered.
+const MADE: usize = 32;
+
+/// The parameters without those that memory does not depend on and that a matrix varies.
+fn decisive(work: &Params) -> Params {
+    let mut work = work.clone();
+    match &mut work {
+        Params::Base(p) => (p.seed, p.learning_rate) = (0, 0.0),
+        Params::Sft(p) => (p.seed, p.learning_rate) = (0, 0.0),
+        Params::Rl(p) => (p.seed, p.learning_rate, p.kl_coef, p.clip) = (0, 0.0, 0.0, 0.0),
+        Params::Eval(p) => p.seed = 0,
+        _ => {}
+    }
+    work
+}
+
+fn predicted(task: &Task, estimate: &Estimate) -> Predicted {
+    Predicted {
+        phase: task.phase.clone(),
+        task: task.key.clone(),
+        memory_mb: task.resources.memory_mb,
+        estimate: estimate.clone(),
     }
 }
 
@@ -82,7 +125,7 @@ fn limit(task: &Task, gpu_memory_mb: Option<u64>) -> Option<u64> {
 }
 
 /// The line to change: the parameter that decides most, else `memory`, else the phase.
-fn place(document: &Document, task: &Task, gpu: bool) -> Pos {
+fn place_of(document: &Document, task: &Task, gpu: bool) -> Pos {
     let start = Pos { source: 0, line: 1, column: 1 };
     let Some(phase) = document.merged.get("phases").and_then(|p| p.entry(&task.phase)) else { return start };
     let below = |section: &str, key: &str| {

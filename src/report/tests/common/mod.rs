@@ -80,7 +80,6 @@ impl<'a> Builder<'a> {
             extra: vec![],
             retry: Retry::default(),
             estimate_s: None,
-            memory: None,
             margin_s: 60,
         });
         self.tasks.len() - 1
@@ -198,6 +197,7 @@ impl<'a> Builder<'a> {
                 Axis { name: "seed".into(), values: vec![json!(1), json!(2)] },
             ],
             tasks: self.tasks.clone(),
+            memory: vec![],
         };
         record::atomic::write_json(&self.run_dir.join(layout::PLAN), &graph).unwrap();
         std::fs::write(self.run_dir.join(layout::JOB), JOB).unwrap();
