@@ -141,7 +141,7 @@ fn a_four_bit_model_with_an_adapter_generates_with_its_training_passs_logprobs_a
         assert!(model.decoder.quantized() && model.decoder.weight_bytes() < whole);
         let prompt = model.tokenizer.encode("print(sum(map(int, input().split())))").unwrap();
         let sampling = Sampling { seed: 3, max_new_tokens: 20, ..Sampling::default() };
-        let request = Request { prompt: prompt.clone(), n: 2, sampling };
+        let request = Request { prompt: prompt.clone(), n: 2, sampling, adapter: None };
         for s in model.engine(Options::default()).generate(vec![request]).unwrap().remove(0) {
             let ids: Vec<i64> = prompt.iter().chain(&s.tokens).map(|&t| i64::from(t)).collect();
             let _guard = tch::no_grad_guard();
