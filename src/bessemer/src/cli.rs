@@ -100,6 +100,8 @@ pub enum Command {
     /// Run programs that nobody trusts: one, a batch, or as a service
     #[command(subcommand)]
     Sandbox(crate::commands::sandbox::SandboxCommand),
+    /// Score answers with oracles: tests, partial credit, analyzers, judges, format, and combinations of them
+    Score(crate::commands::score::Score),
     /// Write a shell's completions to standard output
     Completions(Completions),
     /// Help on a command, or: exit-codes, environment

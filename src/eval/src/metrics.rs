@@ -27,6 +27,9 @@ pub struct Sample {
     /// It does nothing at all, or prints the same whatever it reads: credit that is no progress.
     #[serde(default)]
     pub hollow: bool,
+    /// The declared reward, where the run declares one; `Some(None)`: it could not be judged.
+    #[serde(default)]
+    pub reward: Option<Option<f64>>,
 }
 
 /// Names of the metrics that a results table shows first.
@@ -86,6 +89,12 @@ fn of_part(samples: &[&Sample], suffix: &str, resamples: u32, seed: u64) -> Vec<
     let mut rows: Vec<MetricRow> =
         BASIC.iter().map(|(metric, value)| row(metric, mean_of(value), scored)).collect();
     rows.extend(pass_rows(&problems, &row));
+    if samples.iter().any(|s| s.reward.is_some()) {
+        let judged = samples.iter().filter(|s| matches!(s.reward, Some(Some(_)))).count() as u64;
+        let unscored = samples.len() as u64 - judged;
+        let mean = mean_of(&|s| s.reward.flatten());
+        rows.push(MetricRow { unscored, ..row("reward", mean, judged) });
+    }
     if suffix.is_empty() {
         let truncated = mean_of(&|s| Some(f64::from(u8::from(s.truncated))));
         rows.push(MetricRow { unscored: 0, ..row("truncation_rate", truncated, samples.len() as u64) });
@@ -186,6 +195,7 @@ mod tests {
             credit,
             truncated: false,
             hollow: false,
+            reward: None,
         }
     }
 

@@ -3,8 +3,7 @@
 use crate::metrics::Sample;
 use corpus::{Problem, Rng};
 use generate::{Engine, EngineError, Finish, Message, Request, Sampling};
-use oracle::execute::CacheError;
-use oracle::{Item, Judgement, Scored, Scoring, Stage, TestsOracle};
+use oracle::{Graded, Grader, Item, Judgement, RewardError, Scored, Stage};
 use serde::{Deserialize, Serialize};
 
 /// One judged answer with its text: a line of `samples.jsonl`, of evaluation and of rejection sampling alike.
@@ -28,6 +27,11 @@ pub struct Row {
     pub stub: bool,
     /// The program prints the same whatever it reads.
     pub constant: bool,
+    /// The declared reward's word, and that of each of its oracles, where the task declares one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward: Option<Scored>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub oracles: Vec<Scored>,
 }
 
 impl Row {
@@ -48,7 +52,19 @@ impl Row {
             program: judged.program.clone(),
             stub: judged.stub,
             constant: run.is_some_and(|r| r.constant),
+            reward: None,
+            oracles: Vec::new(),
         }
+    }
+
+    /// The row with what the declaration says.
+    #[must_use]
+    pub fn graded(mut self, graded: &Graded) -> Self {
+        if let Some(declared) = &graded.declared {
+            self.reward = Some(declared.reward.clone());
+            self.oracles.clone_from(&declared.oracles);
+        }
+        self
     }
 
     /// What the metrics need of it.
@@ -63,6 +79,7 @@ impl Row {
             credit: self.judged.score,
             truncated: self.truncated,
             hollow: self.stub || self.constant,
+            reward: self.reward.as_ref().map(|r| r.score),
         }
     }
 }
@@ -86,7 +103,7 @@ pub enum RunError {
     #[error("the engine gave {got} of {wanted} answers")]
     Missing { got: usize, wanted: usize },
     #[error(transparent)]
-    Cache(#[from] CacheError),
+    Grading(#[from] RewardError),
 }
 
 /// The seed of a problem's answers: a function of the evaluation's seed and the problem alone, so that two models are
@@ -103,7 +120,7 @@ pub fn seed_of(seed: u64, problem: &str) -> u64 {
 /// The engine's refusal or failure; the cache's files.
 pub fn answer(
     engine: &mut dyn Engine,
-    oracle: &mut TestsOracle,
+    grader: &mut Grader,
     problems: &[Problem],
     drawing: &Drawing,
 ) -> Result<Vec<Row>, RunError> {
@@ -125,10 +142,12 @@ pub fn answer(
         return Err(RunError::Missing { got: answers.len(), wanted });
     }
     let items: Vec<Item<'_>> = answers.iter().map(|(problem, s)| Item { problem, answer: &s.text }).collect();
-    let judged = oracle.judge(&items, Scoring::default())?;
+    let judged = grader.grade(&items)?;
     Ok(answers
         .iter()
         .zip(&judged)
-        .map(|((p, s), j)| Row::new(p, s.index, s.text.clone(), s.finish == Finish::Length, j))
+        .map(|((p, s), g)| {
+            Row::new(p, s.index, s.text.clone(), s.finish == Finish::Length, &g.tests).graded(g)
+        })
         .collect())
 }

@@ -8,6 +8,7 @@ pub mod bandit;
 pub mod cache;
 pub mod codeguru;
 pub mod policy;
+pub mod report;
 pub mod sarif;
 
 use serde::{Deserialize, Serialize};
@@ -95,4 +96,14 @@ pub trait Analyzer {
 
     /// One outcome per unit, in order. Never fails as a whole: what could not be analysed is [`Outcome::Unscored`].
     fn analyse(&mut self, units: &[Unit]) -> Vec<Outcome>;
+}
+
+impl Analyzer for Box<dyn Analyzer + Send> {
+    fn identity(&self) -> String {
+        (**self).identity()
+    }
+
+    fn analyse(&mut self, units: &[Unit]) -> Vec<Outcome> {
+        (**self).analyse(units)
+    }
 }

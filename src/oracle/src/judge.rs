@@ -4,7 +4,10 @@
 //! `unscored`. The published recipes differ here, in ways that change rewards (specs: PurpCode D2, D3), so every reader
 //! has two modes.
 
+pub mod ask;
 pub mod pairwise;
+pub mod remote;
+pub mod rubric;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +20,15 @@ pub enum Mode {
     /// A missing, doubled or contradictory label is [`Malformed`].
     #[default]
     Strict,
+}
+
+impl From<record::params::Reading> for Mode {
+    fn from(reading: record::params::Reading) -> Self {
+        match reading {
+            record::params::Reading::Compat => Mode::Compat,
+            record::params::Reading::Strict => Mode::Strict,
+        }
+    }
 }
 
 /// The answer does not hold what was asked for. Asking again may help; treating it as a verdict never does.
@@ -178,11 +190,17 @@ impl BatchAlarm {
         }
     }
 
+    /// More answers without a verdict than with one.
+    #[must_use]
+    pub fn mostly_silent(&self) -> bool {
+        self.unscored > self.pass + self.fail
+    }
+
     /// A sentence for the event log when the batch looks broken.
     #[must_use]
     pub fn message(&self, oracle: &str) -> Option<String> {
         let scored = self.pass + self.fail;
-        if self.unscored > scored {
+        if self.mostly_silent() {
             return Some(format!(
                 "oracle {oracle}: {} of {} answers could not be scored",
                 self.unscored,

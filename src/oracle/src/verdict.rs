@@ -24,6 +24,9 @@ pub struct Scored {
     /// Milliseconds that judging took; 0 for a verdict that was looked up.
     #[serde(default)]
     pub ms: f64,
+    /// What the oracle saw, for programs: stage and counts, findings, labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facts: Option<serde_json::Value>,
 }
 
 impl Scored {
@@ -36,6 +39,7 @@ impl Scored {
             score: None,
             reason: reason.into(),
             ms: 0.0,
+            facts: None,
         }
     }
 
@@ -43,6 +47,13 @@ impl Scored {
     #[must_use]
     pub fn of(oracle: &str, score: f64, reason: impl Into<String>) -> Self {
         let verdict = if score >= 1.0 { Verdict::Pass } else { Verdict::Fail };
-        Self { oracle: oracle.to_owned(), verdict, score: Some(score), reason: reason.into(), ms: 0.0 }
+        Self {
+            oracle: oracle.to_owned(),
+            verdict,
+            score: Some(score),
+            reason: reason.into(),
+            ms: 0.0,
+            facts: None,
+        }
     }
 }

@@ -3,7 +3,9 @@
 use corpus::{Problem, Test};
 use oracle::execute::Scoring;
 use oracle::reward::{Answer, RewardError};
-use oracle::{Item, Judgement, Reward, RewardLedger, Runner, Stage, TestsOracle, Verdict, VerdictCache};
+use oracle::{
+    Grader, Item, Judgement, Reward, RewardLedger, Runner, Stage, TestsOracle, Verdict, VerdictCache,
+};
 use record::params::{Profile, RewardMode, Split};
 use sandbox::{Job, JobResult, Sandbox};
 use std::sync::Arc;
@@ -145,7 +147,8 @@ fn a_batch_that_is_mostly_unscored_is_an_error_and_stands_in_the_ledger() {
     let path = dir.path().join("rewards.jsonl");
     let problem = problem();
     let tests = TestsOracle::new(Box::new(Broken), VerdictCache::in_memory());
-    let mut reward = Reward::new(tests, Scoring::default(), Some(RewardLedger::append(&path).unwrap()));
+    let grader = Grader::new(tests, Scoring::default(), None);
+    let mut reward = Reward::new(grader, Some(RewardLedger::append(&path).unwrap()));
     let answer = |sample, text| Answer { problem: &problem, sample, text };
     let error = reward.judge(4, &[answer(0, "print(1)"), answer(1, "")]).unwrap_err();
     assert!(matches!(error, RewardError::TooManyUnscored { unscored: 1, answers: 2, .. }), "{error}");
@@ -158,7 +161,7 @@ fn a_batch_that_is_mostly_unscored_is_an_error_and_stands_in_the_ledger() {
     assert_eq!(rows[0]["step"], 4);
     // a few unscored ones among many are left out, no more
     let many: Vec<Answer<'_>> = (0..8).map(|i| answer(i, if i == 0 { "print(1)" } else { "" })).collect();
-    assert_eq!(reward.judge(5, &many).unwrap().iter().filter(|j| j.scored.score.is_none()).count(), 1);
+    assert_eq!(reward.judge(5, &many).unwrap().iter().filter(|g| g.reward().score.is_none()).count(), 1);
 }
 
 #[test]

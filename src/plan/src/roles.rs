@@ -28,7 +28,7 @@ pub(crate) fn names(kind: Kind, service: bool) -> Option<Vec<&'static str>> {
         return None;
     }
     if service {
-        return Some(kind.service_roles().to_vec());
+        return Some([kind.service_roles(), kind.optional_service_roles()].concat());
     }
     let (required, optional) = kind.roles();
     Some([required, optional].concat())

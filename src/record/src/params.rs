@@ -6,12 +6,19 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod combination;
 mod data;
+mod reward;
 mod rl;
 mod tuning;
 
+pub use combination::{Combination, CombinationError, is_name};
 pub use data::{CommandParams, CorpusParams, EvalParams, Keep, SampleParams, ServeParams, Split};
-pub use rl::{Algorithm, Oracle, Profile, RewardMode, RlParams};
+pub use reward::{
+    BANDIT_VERSION, Declared, OracleKind, OracleParams, Reading, RewardSpec, Rubric, RuleSet, SecurityPolicy,
+    Tool,
+};
+pub use rl::{Algorithm, Profile, RewardMode, RlParams};
 pub use tuning::{BaseParams, Columns, LoraParams, Precision, Quantization, Schedule, SftParams};
 
 /// Kind and parameters of a task; serialises as `{"kind": "sft", "params": {...}}`.
@@ -90,6 +97,16 @@ impl Kind {
         }
     }
 
+    /// Roles under `services:` that the kind may have.
+    #[must_use]
+    pub fn optional_service_roles(self) -> &'static [&'static str] {
+        match self {
+            // judges of a declared reward
+            Kind::Rl | Kind::Eval => &["judge"],
+            _ => &[],
+        }
+    }
+
     /// Roles under `services:` that the kind needs.
     #[must_use]
     pub fn service_roles(self) -> &'static [&'static str] {
@@ -138,8 +155,18 @@ impl Params {
                     );
                     found.push(("minibatch", message));
                 }
+                if let RewardSpec::Declared(d) = &p.reward {
+                    if let Err(message) = d.check() {
+                        found.push(("reward", message));
+                    }
+                }
                 if p.algorithm == Algorithm::Grpo && p.rollouts < 2 {
                     found.push(("rollouts", "grpo compares rollouts of one prompt: at least 2".to_owned()));
+                }
+            }
+            Params::Eval(p) => {
+                if let Some(Err(message)) = p.reward.as_ref().map(Declared::check) {
+                    found.push(("reward", message));
                 }
             }
             _ => {}

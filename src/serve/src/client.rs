@@ -224,7 +224,50 @@ impl Client {
         reply(&answer, chat.n).map_err(|why| ClientError::Malformed { url, why })
     }
 
-    fn post(&self, path: &str, mut body: Value) -> Result<(String, Vec<u8>), ClientError> {
+    /// Name of the first model that a server lists.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn first_model(url: &str, token: Option<&str>, patience: &Patience) -> Result<String, ClientError> {
+        let endpoint =
+            Endpoint { url: url.to_owned(), token: token.map(str::to_owned), model: String::new() };
+        let client = Self::of_url(endpoint, patience.clone());
+        let (url, bytes) = client.get("/v1/models")?;
+        let listed: Value = serde_json::from_slice(&bytes)
+            .map_err(|e| ClientError::Malformed { url: url.clone(), why: e.to_string() })?;
+        let name = listed.pointer("/data/0/id").and_then(Value::as_str);
+        name.map(str::to_owned)
+            .ok_or_else(|| ClientError::Malformed { url, why: "it lists no model under /v1/models".into() })
+    }
+
+    fn get(&self, path: &str) -> Result<(String, Vec<u8>), ClientError> {
+        self.call(|endpoint| {
+            let mut request = self.agent.get(format!("{}{path}", endpoint.url));
+            if let Some(token) = &endpoint.token {
+                request = request.header("authorization", format!("Bearer {token}"));
+            }
+            request.call()
+        })
+    }
+
+    fn post(&self, path: &str, body: Value) -> Result<(String, Vec<u8>), ClientError> {
+        self.call(|endpoint| {
+            let mut body = body.clone();
+            body["model"] = endpoint.model.clone().into();
+            let mut request =
+                self.agent.post(format!("{}{path}", endpoint.url)).header("content-type", "application/json");
+            if let Some(token) = &endpoint.token {
+                request = request.header("authorization", format!("Bearer {token}"));
+            }
+            request.send(body.to_string())
+        })
+    }
+
+    /// Sends until there is an answer, within the patience.
+    fn call(
+        &self,
+        send: impl Fn(&Endpoint) -> Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<(String, Vec<u8>), ClientError> {
         let mut pause = self.patience.pause;
         let mut last = (String::new(), String::new());
         for attempt in 0..self.patience.tries.max(1) {
@@ -233,13 +276,7 @@ impl Client {
                 pause = (pause * 2).min(self.patience.longest_pause);
             }
             let endpoint = self.endpoint()?;
-            body["model"] = endpoint.model.clone().into();
-            let mut request =
-                self.agent.post(format!("{}{path}", endpoint.url)).header("content-type", "application/json");
-            if let Some(token) = &endpoint.token {
-                request = request.header("authorization", format!("Bearer {token}"));
-            }
-            let why = match request.send(body.to_string()) {
+            let why = match send(&endpoint) {
                 Ok(mut response) => {
                     let status = response.status().as_u16();
                     match (status, response.body_mut().with_config().limit(256 << 20).read_to_vec()) {

@@ -2,21 +2,33 @@
 //!
 //! One thread owns the engine and steps it ([`engine_loop`]); HTTP runs on its own small runtime and talks to that
 //! thread through channels, so requests join and leave a running batch. [`run_service`] is a whole service task: bind
-//! port 0, publish token and lease, serve, leave when the last consumer is done.
+//! port 0, publish token and lease, serve, leave when the last consumer is done. Without the feature `server` only the
+//! client is built.
 
+#[cfg(feature = "server")]
 mod api;
 pub mod client;
+#[cfg(feature = "server")]
 mod engine_loop;
+#[cfg(feature = "server")]
 mod fields;
+#[cfg(feature = "server")]
 mod http;
+#[cfg(feature = "server")]
 mod lease;
+#[cfg(feature = "server")]
 mod metrics;
+#[cfg(feature = "server")]
 mod prompt;
+#[cfg(feature = "server")]
 mod service;
+#[cfg(feature = "server")]
 mod stream;
 
 pub use client::{Chat, Client, ClientError, Endpoint, Reply};
+#[cfg(feature = "server")]
 pub use lease::{Keeper, LeaseError, advertised_host, bind_address};
+#[cfg(feature = "server")]
 pub use service::{Left, Report, Service, ServiceError, run_service};
 
 /// Limits of a server.

@@ -14,6 +14,7 @@ mod resume;
 mod run;
 pub mod sandbox;
 mod schema;
+pub mod score;
 mod site;
 mod status;
 mod submit;
@@ -45,6 +46,7 @@ pub fn run(context: &mut Context, command: Command) -> Result {
         Command::Gc(a) => gc::run(context, &a),
         Command::Verify(a) => verify::run(context, &a),
         Command::Sandbox(a) => sandbox::run(context, &a),
+        Command::Score(a) => score::run(context, &a),
         Command::Completions(a) => completions::run(context, &a),
         Command::Help(a) => help::run(context, &a),
         // `main` has taken this way already: the supervisor must not come through here

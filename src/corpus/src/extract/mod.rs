@@ -4,9 +4,11 @@
 //! deleted lines that looked like prose and with them real code (specs: SecureCodeRL 21.10, 21.11). Here nothing inside
 //! a fence is ever changed, and an answer without fences is taken whole.
 
+mod detect;
 mod fence;
 mod python;
 
+pub use detect::{Detected, detect};
 pub use fence::{Block, blocks};
 pub use python::{entry_point, is_stub, with_guard, with_stub};
 
@@ -62,7 +64,8 @@ pub fn program(answer: &str, language: &str, pick: Pick) -> Option<Extracted> {
             .filter(|b| !b.code.trim().is_empty())
             .filter(|b| match how {
                 How::Tagged => same_language(&b.language, language),
-                _ => b.language.is_empty(),
+                // a block that is plainly in another language is not taken for want of a tag
+                _ => b.language.is_empty() && detect(&b.code).is_none_or(|d| d.may_be(language)),
             })
             .collect();
         let best = match pick {
@@ -74,6 +77,97 @@ pub fn program(answer: &str, language: &str, pick: Pick) -> Option<Extracted> {
         best.map(|b| Extracted { code: b.code.clone(), how, unclosed: !b.closed })
     };
     wanted(How::Tagged).or_else(|| wanted(How::Untagged))
+}
+
+/// The blocks of an answer that are tagged as Python, in order, blank ones included: what a static analyzer looks at,
+/// one by one (specs: PurpCode 3, D5).
+#[must_use]
+pub fn python_blocks(answer: &str) -> Vec<String> {
+    let tagged = blocks(final_part(answer)).into_iter().filter(|b| same_language(&b.language, "python"));
+    tagged.map(|b| b.code).collect()
+}
+
+/// What a problem says about the shape of its programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Shape<'a> {
+    /// Language; `None`: as the answer's tags or the text itself say, else Python.
+    pub language: Option<&'a str>,
+    /// A prompt that ends inside a function; completions go on from there.
+    pub stub: Option<&'a str>,
+    /// Code in front of every program, such as imports.
+    pub prefix: Option<&'a str>,
+    /// A function that the program must call when it is run.
+    pub guard: Option<&'a str>,
+}
+
+/// What a model gave, by how much of it is code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Given<'a> {
+    /// A program, as it is.
+    Code(&'a str),
+    /// The continuation of the problem's stub.
+    Completion(&'a str),
+    /// An answer in prose and fences.
+    Response(&'a str),
+}
+
+/// A program ready to run, and its language.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    pub code: String,
+    pub language: String,
+    /// Where it was found in a response.
+    pub how: Option<How>,
+}
+
+/// The program that somebody gave for a problem: the one way from answers to programs, for sampling, RL, evaluation
+/// and scoring alike (specs: PurpCode D10). `None`: there is no program in it.
+#[must_use]
+pub fn assemble(given: Given<'_>, shape: &Shape<'_>) -> Option<Program> {
+    let (mut code, how, language) = match given {
+        Given::Code(code) => (code.to_owned(), None, shape.language.unwrap_or("python").to_owned()),
+        Given::Completion(text) => {
+            let stub = shape.stub.unwrap_or_default();
+            (with_stub(stub, text), None, shape.language.unwrap_or("python").to_owned())
+        }
+        Given::Response(answer) => {
+            let language = shape.language.map_or_else(|| language_of(answer), str::to_owned);
+            let found = program(answer, &language, Pick::default())?;
+            let code = match shape.stub {
+                // a whole function replaces the stub, a body continues it
+                Some(stub) => with_stub(stub, &found.code),
+                None => found.code,
+            };
+            (code, Some(found.how), language)
+        }
+    };
+    if code.trim().is_empty() {
+        return None;
+    }
+    if let Some(prefix) = shape.prefix.filter(|p| !p.is_empty()) {
+        let gap = if prefix.ends_with('\n') { "" } else { "\n" };
+        code = format!("{prefix}{gap}{code}");
+    }
+    if let Some(entry) = shape.guard {
+        code = with_guard(&code, entry);
+    }
+    Some(Program { code, language, how })
+}
+
+/// The language of an answer by its first tag that names one we know, else by its text, else Python.
+fn language_of(answer: &str) -> String {
+    let part = final_part(answer);
+    let all = blocks(part);
+    let known = ["python", "c", "cpp", "rust", "nodejs", "bash"];
+    let tag = all.iter().find_map(|b| known.iter().find(|k| same_language(&b.language, k)));
+    if let Some(tag) = tag {
+        return (*tag).to_owned();
+    }
+    let text = all.first().map_or(part, |b| b.code.as_str());
+    match detect(text) {
+        Some(Detected::C) => "c".to_owned(),
+        _ => "python".to_owned(),
+    }
 }
 
 /// The part of an answer that counts: what follows the last `</think>`, without `<answer>` tags, and what follows the
@@ -107,7 +201,7 @@ fn same_language(tag: &str, language: &str) -> bool {
         match name.to_ascii_lowercase().as_str() {
             "py" | "py3" | "python3" | "python" => "python".to_owned(),
             "c++" | "cpp" | "cc" | "cxx" => "cpp".to_owned(),
-            "js" | "javascript" | "node" => "javascript".to_owned(),
+            "js" | "javascript" | "node" | "nodejs" => "javascript".to_owned(),
             "sh" | "bash" | "shell" => "shell".to_owned(),
             "rs" | "rust" => "rust".to_owned(),
             other => other.to_owned(),
@@ -158,6 +252,44 @@ mod tests {
         assert_eq!(python("plan\n## Answer\nprint(5)\n").unwrap().0, "print(5)");
         let heading_in_code = "```python\n# Answer\nprint(6)\n```";
         assert_eq!(python(heading_in_code).unwrap().0, "# Answer\nprint(6)\n");
+    }
+
+    #[test]
+    fn an_untagged_block_in_another_language_is_no_program_of_ours() {
+        let c = "```\n#include <stdio.h>\nint main() { printf(\"1\"); return 0; }\n```";
+        assert_eq!(python(c), None);
+        assert_eq!(program(c, "c", Pick::Longest).unwrap().how, How::Untagged);
+        let given = assemble(Given::Response(c), &Shape::default()).unwrap();
+        assert_eq!(given.language, "c");
+    }
+
+    #[test]
+    fn one_way_leads_from_any_answer_to_a_program() {
+        let stub = "import math\ndef area(r):\n    \"\"\"Circle.\"\"\"\n";
+        let shape = Shape { stub: Some(stub), prefix: Some("import os"), ..Shape::default() };
+        let body = "    return math.pi * r * r\n";
+        let whole = "def area(r):\n    return 3 * r * r\n";
+        let code = |given| assemble(given, &shape).unwrap().code;
+        assert_eq!(code(Given::Completion(body)), format!("import os\n{stub}{body}"));
+        let fenced = format!("Sure:\n```python\n{whole}```");
+        assert_eq!(code(Given::Response(&fenced)), format!("import os\nimport math\n{whole}"));
+        assert_eq!(code(Given::Code(whole)), format!("import os\n{whole}"));
+        let guarded = Shape { guard: Some("go"), ..Shape::default() };
+        assert!(
+            assemble(Given::Code("def go():\n    print(1)"), &guarded).unwrap().code.contains("__main__")
+        );
+        assert_eq!(assemble(Given::Response("```java\nclass A {}\n```"), &guarded), None);
+        assert_eq!(assemble(Given::Code("  \n"), &guarded), None);
+        assert_eq!(
+            assemble(Given::Response("```rs\nfn main() {}\n```"), &Shape::default()).unwrap().language,
+            "rust"
+        );
+    }
+
+    #[test]
+    fn analyzers_get_the_python_blocks_one_by_one() {
+        let answer = "```python\na\n```\n```bash\nrm\n```\n```python\n\n```\n```\nb\n```";
+        assert_eq!(python_blocks(answer), ["a\n", "\n"]);
     }
 
     #[test]

@@ -5,12 +5,13 @@ mod harness;
 mod run;
 
 pub use cache::{CacheError, VerdictCache};
+pub(crate) use run::test_run;
 pub use run::{Runner, execution};
 
 use crate::credit::{Execution, Stage, functional};
 use crate::verdict::{Scored, Verdict};
 use corpus::Problem;
-use corpus::extract::{self, Pick};
+use corpus::extract::{self, Given, Shape};
 use record::params::{Profile, RewardMode};
 use sandbox::{Job, Limits};
 use std::collections::HashMap;
@@ -80,10 +81,7 @@ impl TestsOracle {
     /// # Errors
     /// Only of the cache's file; what the sandbox cannot run is an unscored judgement.
     pub fn judge(&mut self, items: &[Item<'_>], scoring: Scoring) -> Result<Vec<Judgement>, CacheError> {
-        let programs: Vec<Option<String>> = items
-            .iter()
-            .map(|item| extract::program(item.answer, "python", Pick::default()).map(|e| e.code))
-            .collect();
+        let programs: Vec<Option<String>> = items.iter().map(|item| program_of(item.answer)).collect();
         self.cache.refresh()?;
         let keys: Vec<Option<String>> =
             items.iter().zip(&programs).map(|(item, p)| Some(self.key(item.problem, p.as_ref()?))).collect();
@@ -161,6 +159,13 @@ impl TestsOracle {
         let job = Job { limits: self.limits, ..Job::python(key, program) };
         problem.tests.iter().fold(job, |job, t| job.test(t.stdin.as_str(), t.expected.as_str()))
     }
+}
+
+/// The program of an answer to a problem of a corpus: Python, by the shared rules.
+#[must_use]
+pub fn program_of(answer: &str) -> Option<String> {
+    let shape = Shape { language: Some("python"), ..Shape::default() };
+    extract::assemble(Given::Response(answer), &shape).map(|p| p.code)
 }
 
 /// A program that nobody has run yet.

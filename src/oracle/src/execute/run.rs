@@ -50,7 +50,8 @@ pub fn execution(result: &JobResult, problem: &Problem) -> Result<Execution, Str
     })
 }
 
-fn test_run(t: &TestResult) -> TestRun {
+/// What one run from stdin to stdout showed.
+pub(crate) fn test_run(t: &TestResult) -> TestRun {
     let stopped = matches!(t.verdict, Verdict::TimeLimit | Verdict::MemoryLimit | Verdict::OutputLimit);
     TestRun {
         exit_ok: !stopped && t.exit_code == Some(0),

@@ -1,5 +1,6 @@
 //! Parameters of the kinds that make, draw and measure data.
 
+use super::reward::Declared;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -147,6 +148,8 @@ pub struct EvalParams {
     pub max_new_tokens: u32,
     /// Resamples of the percentile bootstrap over problems.
     pub bootstrap: u32,
+    /// Also score by a declaration (oracles and their combination), as metric `reward`; `null` is off.
+    pub reward: Option<Declared>,
     /// Problems to use; 0 is all.
     pub limit: u32,
 }
@@ -162,6 +165,7 @@ impl Default for EvalParams {
             top_k: 0,
             max_new_tokens: 96,
             bootstrap: 10_000,
+            reward: None,
             limit: 0,
         }
     }

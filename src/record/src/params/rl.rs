@@ -1,5 +1,6 @@
 //! Parameters of reinforcement learning.
 
+use super::reward::RewardSpec;
 use super::tuning::{LoraParams, Precision, Quantization};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,15 +36,6 @@ pub enum Profile {
     AsPublished,
 }
 
-/// One term of the reward.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Oracle {
-    Tests,
-    /// Static security findings (gated by validity in the `corrected` profile).
-    Security,
-}
-
 /// Reinforcement learning of a policy against executed tests.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -54,8 +46,8 @@ pub struct RlParams {
     pub algorithm: Algorithm,
     /// Which reading of the published recipe.
     pub profile: Profile,
-    /// How executed tests become a reward.
-    pub reward: RewardMode,
+    /// `binary` or `partial-credit` for executed tests alone, or a mapping: oracles and their combination.
+    pub reward: RewardSpec,
     /// Adapter to train; `null` trains every weight.
     pub lora: Option<LoraParams>,
     /// Number format of weights and activations.
@@ -131,7 +123,7 @@ impl Default for RlParams {
             seed: 0,
             algorithm: Algorithm::Ppo,
             profile: Profile::Corrected,
-            reward: RewardMode::PartialCredit,
+            reward: RewardSpec::default(),
             lora: Some(LoraParams::default()),
             precision: Precision::Fp32,
             quantization: Quantization::None,

@@ -85,4 +85,14 @@ mod tests {
         let a = group(&[0, 0, 1, 1, 2], &[1.0, 0.0, 0.5, 0.5, 1.0]);
         assert_eq!(a, [Some(1.0), Some(-1.0), Some(0.0), Some(0.0), None]);
     }
+
+    /// specs: securecoderl.md 22: two rewards become a plus and a minus of equal size, a tie says nothing.
+    #[test]
+    fn the_published_advantages_of_a_pair() {
+        let close = |got: Vec<Option<f64>>, want: [f64; 2]| {
+            assert!(got.iter().zip(want).all(|(g, w)| (g.expect("a pair") - w).abs() < 1e-6), "{got:?}");
+        };
+        close(group(&[0, 0], &[0.52, 0.76]), [-1.0, 1.0]);
+        close(group(&[0, 0], &[0.64, 0.64]), [0.0, 0.0]);
+    }
 }

@@ -3,9 +3,10 @@
 use crate::context::{Context, Ending, Failure, Report};
 use crate::kinds::{cursor, device, verify};
 use anyhow::Result;
-use evaluate::{Drawing, Row};
+use evaluate::{Drawing, Row, RunError};
 use generate::{Engine, Sampling};
 use model::{Model, Options};
+use oracle::Scoring;
 use record::layout;
 use record::params::{EvalParams, Precision};
 use serde_json::json;
@@ -21,7 +22,7 @@ pub fn run(cx: &mut Context, params: &EvalParams) -> Result<Ending> {
     let model = Model::load(&cx.input("model")?, Precision::Fp32, device())?;
     let mut engine = model.engine(Options::default());
     drop(model);
-    let mut oracle = verify::tests_oracle(cx)?;
+    let mut grader = verify::grader(cx, Scoring::default(), params.reward.as_ref())?;
     let drawing = Drawing {
         samples: params.samples,
         seed: params.seed,
@@ -47,7 +48,10 @@ pub fn run(cx: &mut Context, params: &EvalParams) -> Result<Ending> {
             return Ok(Ending::Checkpointed(format!("{why}: {done} of {total} problems measured")));
         }
         let part = &problems[done..problems.len().min(done + chunk)];
-        rows.extend(evaluate::answer(&mut engine, &mut oracle, part, &drawing)?);
+        rows.extend(evaluate::answer(&mut engine, &mut grader, part, &drawing).map_err(away)?);
+        for alarm in grader.alarms() {
+            cx.note(alarm)?;
+        }
         done += part.len();
         for _ in part {
             cx.count_step();
@@ -80,6 +84,14 @@ pub fn run(cx: &mut Context, params: &EvalParams) -> Result<Ending> {
         ("bootstrap".to_owned(), json!(params.bootstrap)),
     ];
     Ok(Ending::Done(Report { message, metrics, facts: facts.into() }))
+}
+
+/// A judge that is away may come back.
+fn away(e: RunError) -> anyhow::Error {
+    match e {
+        RunError::Grading(e) => anyhow::Error::from_boxed(verify::failure(e)),
+        e => e.into(),
+    }
 }
 
 /// Running means, for the progress line.

@@ -5,7 +5,7 @@ use crate::kinds::{cursor, training, verify};
 use anyhow::Result;
 use corpus::Problem;
 use oracle::{Answer, Reward, Scoring};
-use record::params::{RlParams, Split};
+use record::params::{RewardMode, RewardSpec, RlParams, Split};
 use serde_json::json;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -29,8 +29,12 @@ impl train::rl::Reward for Judge<'_> {
                 Answer { problem: &self.problems[r.prompt], sample: *count - 1, text: &r.text }
             })
             .collect();
-        let judged = self.reward.borrow_mut().judge(episode, &answers)?;
-        Ok(judged.into_iter().map(|j| j.scored.score).collect())
+        let mut reward = self.reward.borrow_mut();
+        let graded = reward.judge(episode, &answers).map_err(verify::failure)?;
+        for alarm in reward.alarms() {
+            eprintln!("{alarm}");
+        }
+        Ok(graded.iter().map(|g| g.reward().score).collect())
     }
 }
 
@@ -49,8 +53,12 @@ pub fn run(cx: &mut Context, p: &RlParams) -> Result<Ending> {
         Some(lora) => model.decoder.add_adapter(lora)?,
         None => model.decoder.train_all(),
     }
-    let scoring = Scoring { profile: p.profile, mode: p.reward };
-    let reward = RefCell::new(verify::reward(cx, scoring)?);
+    let (mode, declared) = match &p.reward {
+        RewardSpec::Mode(mode) => (*mode, None),
+        RewardSpec::Declared(declared) => (RewardMode::default(), Some(declared)),
+    };
+    let scoring = Scoring { profile: p.profile, mode };
+    let reward = RefCell::new(verify::reward(cx, scoring, declared)?);
     let ids =
         |set: &[Problem]| set.iter().map(|x| prompt_ids(&model, &x.prompt)).collect::<Result<Vec<_>, _>>();
     let (train_ids, check_ids) = (ids(&problems)?, ids(&checks)?);

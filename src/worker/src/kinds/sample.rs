@@ -310,6 +310,8 @@ mod tests {
             program: Some(program.into()),
             stub: false,
             constant: false,
+            reward: None,
+            oracles: Vec::new(),
         }
     }
 

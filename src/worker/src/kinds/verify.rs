@@ -2,8 +2,12 @@
 
 use crate::context::{Context, Failure};
 use anyhow::Result;
-use oracle::{Reward, RewardLedger, Runner, Scoring, TestsOracle, VerdictCache};
+use oracle::analyzer::bandit::Bandit;
+use oracle::judge::remote::Remote;
+use oracle::panel::{Asker, PanelError, Toolbox};
+use oracle::{Grader, Panel, Reward, RewardError, RewardLedger, Runner, Scoring, TestsOracle, VerdictCache};
 use record::FailureClass;
+use record::params::{Declared, OracleParams};
 use sandbox::{Config, Sandbox, SandboxError};
 
 /// Name of the reward ledger below `out/`.
@@ -37,11 +41,56 @@ fn shared_cache(cx: &Context) -> Result<VerdictCache> {
     Ok(VerdictCache::shared(&dir, cx.spec.token.as_str())?)
 }
 
+/// Executed tests, and the panel of a declaration.
+///
+/// # Errors
+/// As [`tests_oracle`]; [`Failure`] of class `UserError` for a declaration that contradicts itself, `Setup` when an
+/// analyzer is not there in the version declared.
+pub fn grader(cx: &Context, scoring: Scoring, declared: Option<&Declared>) -> Result<Grader> {
+    let panel = declared.map(|d| panel(cx, d)).transpose()?;
+    Ok(Grader::new(tests_oracle(cx)?, scoring, panel))
+}
+
+fn panel(cx: &Context, declared: &Declared) -> Result<Panel> {
+    let service = cx.spec.services.get("judge");
+    let mut asker = |_: &str, params: &OracleParams| -> Result<Box<dyn Asker>, String> {
+        match (service, &params.url) {
+            // the service's key says which weights judge
+            (Some(s), None) => Ok(Box::new(Remote::of_service(&s.task_dir, &s.key.to_string(), params))),
+            _ => Ok(Box::new(Remote::of_url(params)?)),
+        }
+    };
+    // the environment that scripts/bandit.sh makes stands where bessemer is started
+    let here = std::env::current_dir()?;
+    let mut tools = Toolbox {
+        bandit_python: Bandit::default_python(&here),
+        cache: cx.spec.task_dir.parent().and_then(std::path::Path::parent).map(|run| run.join("cache")),
+        asker: &mut asker,
+    };
+    let panel = Panel::new(declared, &mut tools).map_err(|e| {
+        let class = match &e {
+            PanelError::Declaration(_) => FailureClass::UserError,
+            PanelError::Oracle { .. } => FailureClass::Setup,
+        };
+        Failure::new(class, e.to_string())
+    })?;
+    eprintln!("scoring with {}", panel.identity());
+    Ok(panel)
+}
+
+/// A judge that is away may come back; everything else is as it is.
+pub fn failure(e: RewardError) -> Box<dyn std::error::Error + Send + Sync> {
+    match e {
+        RewardError::Away(why) => Box::new(Failure::new(FailureClass::TryAgain, why)),
+        e => Box::new(e),
+    }
+}
+
 /// The reward of reinforcement learning, with its ledger in `out/rewards.jsonl`.
 ///
 /// # Errors
-/// As [`tests_oracle`]; I/O errors of the ledger.
-pub fn reward(cx: &Context, scoring: Scoring) -> Result<Reward> {
+/// As [`grader`]; I/O errors of the ledger.
+pub fn reward(cx: &Context, scoring: Scoring, declared: Option<&Declared>) -> Result<Reward> {
     let ledger = RewardLedger::append(&cx.out().join(LEDGER))?;
-    Ok(Reward::new(tests_oracle(cx)?, scoring, Some(ledger)))
+    Ok(Reward::new(grader(cx, scoring, declared)?, Some(ledger)))
 }

@@ -101,7 +101,8 @@ fn tier(text: &str) -> std::result::Result<Tier, String> {
 }
 
 impl Slots {
-    fn start(&self) -> std::result::Result<Sandbox, Failure> {
+    /// Starts it.
+    pub fn start(&self) -> std::result::Result<Sandbox, Failure> {
         let default = Config::default();
         let config = Config {
             slots: self.slots.unwrap_or(default.slots).max(1),
