@@ -29,6 +29,8 @@ fn tables() -> String {
         out.push_str(&section(kind, defs, &name));
     }
     out.push_str(&section("lora (in sft and rl)", defs, "LoraParams"));
+    out.push_str(&section("reward (in rl and eval)", defs, "Declared"));
+    out.push_str(&section("oracles (in reward)", defs, "OracleParams"));
     out
 }
 
