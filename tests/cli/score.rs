@@ -1,7 +1,6 @@
 //! `bessemer score` as a user drives it: every oracle, declarations, resuming, mistakes, and a judge over HTTP.
 
 use serde_json::{Value, json};
-use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -24,6 +24,18 @@ fn a_function_is_called_and_its_values_are_compared_here() {
 }
 
 #[test]
+fn a_method_of_class_solution_is_called_where_there_is_no_function_of_the_name() {
+    let code = "class Solution:\n    def __init__(self):\n        self.n = 0\n    def f(self, x):\n        self.n += x\n        \
+                return self.n\n";
+    let job = Job::function("f", code, "f").call(vec![int(2)], int(2)).call(vec![int(3)], int(3));
+    let r = start().run(&job);
+    assert_eq!((r.verdict, r.passed), (Verdict::Pass, 2), "each call has a fresh object: {r:?}");
+    let both = format!("{code}def f(x):\n    return -x\n");
+    let r = start().run(&Job::function("f", both.as_str(), "f").call(vec![int(2)], int(-2)));
+    assert_eq!(r.verdict, Verdict::Pass, "a function of the name comes first: {r:?}");
+}
+
+#[test]
 fn every_way_to_fail_a_call_has_its_verdict() {
     let s = start();
     let limits = Limits { wall_s: 0.5, cpu_s: 0.5, ..Limits::default() };
