@@ -2,12 +2,15 @@
 # and the test runner of pytest mode ("run_tests"). Both talk to the supervisor over descriptor 3 in frames of four
 # length bytes and a marshal value. Nothing here is trusted: a program that tampers with it can change its own answers,
 # but it never learns what was expected, and an answer that is missing is a failure.
+import collections
 import itertools
 import marshal
 import os
 import sys
 
 CHANNEL = 3
+# marshal takes exact types only
+DICTIONARIES = (dict, collections.Counter, collections.OrderedDict, collections.defaultdict)
 
 
 def send(value, _dumps=marshal.dumps, _write=os.write):
@@ -104,9 +107,22 @@ def serve_calls(source):
             try:
                 send([number, 'value', result])
             except ValueError:  # no builtin value: nothing has been sent
-                key = len(objects) + 1
-                objects[key] = result
-                send([number, 'object', [key, type(result).__name__]])
+                try:
+                    send([number, 'value', as_builtin(result)])
+                except (ValueError, RecursionError):
+                    key = len(objects) + 1
+                    objects[key] = result
+                    send([number, 'object', [key, type(result).__name__]])
+
+
+def as_builtin(value):
+    """The standard library's dictionaries as plain ones, which they are equal to, also inside of containers."""
+    kind = type(value)
+    if kind in (list, tuple):
+        return kind(as_builtin(v) for v in value)
+    if kind in DICTIONARIES:
+        return {k: as_builtin(v) for k, v in dict.items(value)}
+    return value
 
 
 def global_name(space, name):
@@ -296,7 +312,15 @@ def run_tests(source, names, script):
     except ImportError:
         sys.modules['pytest'] = tiny_pytest()
     try:
-        exec(compile(source, 'test_main.py', 'exec', dont_inherit=True), space)
+        code = compile(source, 'test_main.py', 'exec', dont_inherit=True)
+    except (SyntaxError, ValueError) as e:
+        send(['broken', describe(e), 'tests'])
+        return
+    try:
+        exec(code, space)
+    except Unsupported as e:
+        send(['broken', describe(e), 'tests'])
+        return
     except BaseException as e:
         send(['broken', describe(e)])
         return

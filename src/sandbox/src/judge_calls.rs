@@ -360,19 +360,19 @@ fn relay(job: &Job, program: &mut Session<'_>, tests: &mut Session<'_>, result: 
                 deadline = since + wait;
             }
             "end" => return Relayed::Complete,
-            "broken" => return broken(parts.get(1)),
+            "broken" => return broken(parts.get(1), parts.get(2).is_some()),
             _ => return Relayed::Judged(Verdict::Unscored, "the tests broke their channel".into()),
         }
     }
 }
 
-/// The tests' module itself raised: because of the program, or because it is no good.
-fn broken(error: Option<&Value>) -> Relayed {
+/// The tests' module itself raised: because of the program, or because the tests are no good (`theirs`).
+fn broken(error: Option<&Value>, theirs: bool) -> Relayed {
     let base = as_text(error.map(items).unwrap_or_default().get(1));
     let why = format!("the tests' module raised {}", exception(error));
     match base.as_str() {
+        _ if theirs => Relayed::Judged(Verdict::Unscored, why),
         "AssertionError" => Relayed::Judged(Verdict::WrongAnswer, why),
-        "SyntaxError" | "IndentationError" | "TabError" => Relayed::Judged(Verdict::Unscored, why),
         _ => Relayed::Judged(Verdict::RuntimeError, why),
     }
 }

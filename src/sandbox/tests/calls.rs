@@ -36,6 +36,27 @@ fn a_method_of_class_solution_is_called_where_there_is_no_function_of_the_name()
 }
 
 #[test]
+fn the_standard_librarys_dictionaries_are_as_good_as_plain_ones() {
+    let code = "import collections\ndef f(words):\n    return [collections.Counter(words), \
+                collections.OrderedDict(a=collections.defaultdict(int, b=1))]\n";
+    let tests = "assert f(['x', 'y', 'x']) == [{'x': 2, 'y': 1}, {'a': {'b': 1}}]\n";
+    let r = start().run(&Job { mode: Mode::Script { test_code: tests.into() }, ..Job::python("s", code) });
+    assert_eq!(r.verdict, Verdict::Pass, "{r:?}");
+}
+
+#[test]
+fn a_syntax_error_is_the_tests_fault_only_where_the_tests_do_not_compile() {
+    let s = start();
+    let script = |code: &str, tests: &str| {
+        s.run(&Job { mode: Mode::Script { test_code: tests.into() }, ..Job::python("s", code) }).verdict
+    };
+    assert_eq!(script("def f(x):\n    return eval(x)", "assert f('1 +') == 1"), Verdict::RuntimeError);
+    assert_eq!(script("def f(x):\n    return 1", "assert f(1) = 1"), Verdict::Unscored);
+    // more than values can carry: nobody knows whether the program is right
+    assert_eq!(script("def f(x):\n    return 1", "f(object())"), Verdict::Unscored);
+}
+
+#[test]
 fn every_way_to_fail_a_call_has_its_verdict() {
     let s = start();
     let limits = Limits { wall_s: 0.5, cpu_s: 0.5, ..Limits::default() };

@@ -15,8 +15,11 @@ pub use python::{entry_point, is_stub, with_guard, with_stub};
 /// Which of several fenced blocks is the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Pick {
-    /// The one with the most characters: skips usage examples.
+    /// The last one that is no snippet: at least a third as long as the longest. An answer works towards its program (measured
+    /// on published answers with several blocks, docs/AGREEMENT.md), and examples of use behind it are short.
     #[default]
+    Final,
+    /// The one with the most characters.
     Longest,
     First,
     Last,
@@ -69,6 +72,10 @@ pub fn program(answer: &str, language: &str, pick: Pick) -> Option<Extracted> {
             })
             .collect();
         let best = match pick {
+            Pick::Final => {
+                let longest = of_kind.iter().map(|b| b.code.trim().len()).max().unwrap_or(0);
+                of_kind.iter().rev().find(|b| b.code.trim().len() * 3 >= longest).copied()
+            }
             // max_by_key returns the last maximum; the first block wins a tie
             Pick::Longest => of_kind.iter().rev().max_by_key(|b| b.code.len()).copied(),
             Pick::First => of_kind.first().copied(),
@@ -232,6 +239,17 @@ mod tests {
         assert_eq!(python(answer), Some(("print(1 + 1)\n".into(), How::Tagged, false)));
         assert_eq!(program(answer, "python", Pick::First).unwrap().code, "print(1)\n");
         assert_eq!(program(answer, "sh", Pick::Last).unwrap().how, How::Tagged);
+    }
+
+    #[test]
+    fn the_last_block_that_is_no_snippet_is_the_program() {
+        let draft =
+            "```python\n# a first idea that is longer than what comes of it in the end\nprint(0)\n```\n";
+        let last = "```python\nn = int(input())\nprint(n * 2)\n```\n";
+        let usage = "Run it:\n```python\nf(3)\n```\n";
+        let answer = format!("{draft}Better:\n{last}{usage}");
+        assert_eq!(program(&answer, "python", Pick::Final).unwrap().code, "n = int(input())\nprint(n * 2)\n");
+        assert_eq!(program(usage, "python", Pick::Final).unwrap().code, "f(3)\n");
     }
 
     #[test]
