@@ -220,6 +220,7 @@ def run_set(name, args, out):
     command = [args.bessemer, "score", str(rows), "--out", str(scored), f"--combine=all({','.join(names)})"]
     command += [f"--oracle={o}" for o in oracles]
     command += ["--bandit-python", args.bandit] if args.bandit else []
+    command += ["--python", args.python] if args.python else []
     begun = time.time()
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     seconds = time.time() - begun
@@ -257,6 +258,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bessemer", default="target/release/bessemer")
     parser.add_argument("--bandit", default=None, help="Python of the Bandit environment; without it that oracle is left out")
+    parser.add_argument("--python", default=None, help="interpreter of the programs (the plus sets need numpy)")
     parser.add_argument("--sample", type=int, default=0, help="rows of each set, drawn with a fixed seed; 0: all")
     parser.add_argument("--out", default=None, help="keep rows and scores here")
     parser.add_argument("--least", type=float, default=99.5, help="per cent of agreement below which the status is 1")

@@ -216,7 +216,9 @@ def ask(handle, name, args, kwargs):
     base = getattr(builtins, value[1], Exception)
     if not (isinstance(base, type) and issubclass(base, Exception)):
         base = RuntimeError
-    raise type(value[0], (base,), {})(value[2]) if value[0] != base.__name__ else base(value[2])
+    error = type(value[0], (base,), {})(value[2]) if value[0] != base.__name__ else base(value[2])
+    error.of_program = True
+    raise error
 
 
 class Unsupported(Exception):
@@ -318,11 +320,10 @@ def run_tests(source, names, script):
         return
     try:
         exec(code, space)
-    except Unsupported as e:
-        send(['broken', describe(e), 'tests'])
-        return
     except BaseException as e:
-        send(['broken', describe(e)])
+        # what only the tests can have done: they want more than values can carry, or a module that is not here
+        own = isinstance(e, (Unsupported, ImportError)) and not hasattr(e, 'of_program')
+        send(['broken', describe(e), 'tests'] if own else ['broken', describe(e)])
         return
     tests = [('script', lambda: None)] if script else list(collect(space))
     send(['collected', [t[0] for t in tests]])
