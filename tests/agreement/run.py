@@ -5,7 +5,8 @@
 
 DIR holds one folder for each set, as docs/AGREEMENT.md describes. Each set's rows are turned into rows for `bessemer score`
 in a temporary directory; nothing of the data is kept but ids in the report. A row is excluded where the measured run was
-near a time limit: that says something about two machines, not about two judges.
+near a time limit: that says something about two machines, not about two judges. The plus sets need numpy: BESSEMER_NUMPY_PYTHON
+names an interpreter that has it (scripts/profiles.sh).
 """
 
 import argparse
@@ -158,13 +159,13 @@ def humaneval_plus(data):
         # the set's own note: the answer of this task is not unique, and its self-contained test does not know
         expected = 0.0 if p["task_id"] == "HumanEval/32" else 1.0
         test = f"{p['test']}\ncheck({p['entry_point']})\n"
-        problem = {**script(test), "limits": {**LIMITS, "cpu_s": 60, "wall_s": 120, "memory_mb": 4096}}
+        problem = {**script(test), "limits": {**LIMITS, "cpu_s": 60, "wall_s": 120, "memory_mb": 4096}, "profile": "numpy"}
         yield Case(p["task_id"], {"code": p["prompt"] + p["canonical_solution"], "problem": problem}, {"binary": expected})
 
 
 def mbpp_plus(data):
     for p in load(data / "evalplus/MbppPlus-OriginFmt.jsonl.gz"):
-        problem = {**script(p["test"]), "limits": {**LIMITS, "cpu_s": 60, "wall_s": 120, "memory_mb": 4096}}
+        problem = {**script(p["test"]), "limits": {**LIMITS, "cpu_s": 60, "wall_s": 120, "memory_mb": 4096}, "profile": "numpy"}
         yield Case(f"Mbpp/{p['task_id']}", {"code": p["code"], "problem": problem}, {"binary": 1.0})
 
 
@@ -220,7 +221,6 @@ def run_set(name, args, out):
     command = [args.bessemer, "score", str(rows), "--out", str(scored), f"--combine=all({','.join(names)})"]
     command += [f"--oracle={o}" for o in oracles]
     command += ["--bandit-python", args.bandit] if args.bandit else []
-    command += ["--python", args.python] if args.python else []
     begun = time.time()
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     seconds = time.time() - begun
@@ -258,7 +258,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bessemer", default="target/release/bessemer")
     parser.add_argument("--bandit", default=None, help="Python of the Bandit environment; without it that oracle is left out")
-    parser.add_argument("--python", default=None, help="interpreter of the programs (the plus sets need numpy)")
     parser.add_argument("--sample", type=int, default=0, help="rows of each set, drawn with a fixed seed; 0: all")
     parser.add_argument("--out", default=None, help="keep rows and scores here")
     parser.add_argument("--least", type=float, default=99.5, help="per cent of agreement below which the status is 1")

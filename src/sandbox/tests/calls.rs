@@ -52,7 +52,10 @@ fn a_syntax_error_is_the_tests_fault_only_where_the_tests_do_not_compile() {
     };
     assert_eq!(script("def f(x):\n    return eval(x)", "assert f('1 +') == 1"), Verdict::RuntimeError);
     assert_eq!(script("def f(x):\n    return 1", "assert f(1) = 1"), Verdict::Unscored);
-    assert_eq!(script("def f(x):\n    return 1", "import nothing_like_this\nassert f(1) == 1"), Verdict::Unscored);
+    assert_eq!(
+        script("def f(x):\n    return 1", "import nothing_like_this\nassert f(1) == 1"),
+        Verdict::Unscored
+    );
     assert_eq!(script("def f(x):\n    import nothing_like_this", "f(1)"), Verdict::RuntimeError);
     // more than values can carry: nobody knows whether the program is right
     assert_eq!(script("def f(x):\n    return 1", "f(object())"), Verdict::Unscored);
