@@ -144,6 +144,10 @@ impl Params {
                 {
                     found.push(("columns", "`messages` holds prompt and answer: drop the others".to_owned()));
                 }
+                if p.validation == 0.0 && (p.patience > 0 || p.evaluate_every > 0) {
+                    let key = if p.patience > 0 { "patience" } else { "evaluate_every" };
+                    found.push((key, "there is nothing to measure on: set validation, e.g. 0.05".to_owned()));
+                }
             }
             Params::Rl(p) => {
                 let rollouts = u64::from(p.prompts) * u64::from(p.rollouts);

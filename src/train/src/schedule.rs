@@ -14,6 +14,11 @@ pub fn share(schedule: Schedule, step: u64, warmup: u64, steps: u64) -> f64 {
         Schedule::Constant => 1.0,
         Schedule::Linear => (1.0 - progress).max(0.0),
         Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress.min(1.0)).cos()),
+        // reflected exponential (Chen et al. 2021) with the constants that axolotl uses
+        Schedule::Rex => {
+            let left = (1.0 - progress).max(0.0);
+            left / (0.1 + 0.9 * left)
+        }
     }
 }
 
@@ -29,5 +34,8 @@ mod tests {
         let cosine = row(Schedule::Cosine);
         assert!((cosine[3] - 0.5).abs() < 1e-12 && cosine[4].abs() < 1e-12);
         assert_eq!(share(Schedule::Linear, 0, 0, 4), 1.0);
+        let rex = row(Schedule::Rex);
+        assert_eq!((rex[0], rex[2], rex[4]), (0.0, 1.0, 0.0));
+        assert!((rex[3] - 0.5 / 0.55).abs() < 1e-12, "stays high for long, then falls: {rex:?}");
     }
 }

@@ -4,31 +4,40 @@ mod common;
 
 use common::{Listener, alone, model, rows, store};
 use model::{Model, Pass, weights};
+use record::checkpoint::Store;
 use record::params::{LoraParams, Schedule};
 use std::path::Path;
 use tch::{Kind, Tensor};
 use train::End;
-use train::sft::{Plan, train};
+use train::sft::{Plan, Summary, train};
 
+/// Eight rows a step in passes of at most 100 tokens: three or four of them, packed.
 fn plan(steps: u64) -> Plan {
     Plan {
         seed: 5,
         steps,
         batch: 4,
         accumulation: 2,
+        pass_tokens: 100,
         learning_rate: 1e-2,
-        weight_decay: 0.01,
         warmup_steps: 2,
         schedule: Schedule::Cosine,
-        max_grad_norm: 1.0,
         checkpoint_every: 4,
-        recompute: false,
         chunk: 16,
+        ..Plan::default()
     }
 }
 
 fn dropout() -> Option<LoraParams> {
     Some(LoraParams { r: 4, alpha: 8.0, dropout: 0.2, ..LoraParams::default() })
+}
+
+/// Trains on 34 rows; the other 6 are held out where the plan measures.
+fn run(model: &Model, plan: &Plan, store: &Store, host: &mut Listener) -> End<Summary> {
+    let all = rows(model);
+    let (train_rows, held_out) = all.split_at(34);
+    let held_out = if plan.evaluate_every > 0 { held_out } else { &[] };
+    train(model, train_rows, held_out, plan, store, host).unwrap()
 }
 
 fn snapshot(model: &Model) -> Vec<(String, Tensor)> {
@@ -42,11 +51,14 @@ fn equal(a: &[(String, Tensor)], b: &[(String, Tensor)]) -> bool {
 #[test]
 fn a_run_cut_at_any_step_and_resumed_equals_the_uncut_run_bit_for_bit() {
     let _alone = alone();
-    for lora in [dropout(), None] {
+    let padded = Plan { packing: false, ..plan(12) };
+    let measured = Plan { evaluate_every: 3, patience: 9, ..plan(12) };
+    for (lora, plan) in [(dropout(), plan(12)), (None, plan(12)), (dropout(), padded), (dropout(), measured)]
+    {
         let uncut = tempfile::tempdir().unwrap();
         let whole = model(lora.clone());
         let mut heard = Listener::default();
-        let end = train(&whole, &rows(&whole), &plan(12), &store(uncut.path(), 1), &mut heard).unwrap();
+        let end = run(&whole, &plan, &store(uncut.path(), 1), &mut heard);
         let want = snapshot(&whole);
         for cuts in [vec![1], vec![5], vec![3, 4], vec![1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]] {
             let dir = tempfile::tempdir().unwrap();
@@ -55,15 +67,14 @@ fn a_run_cut_at_any_step_and_resumed_equals_the_uncut_run_bit_for_bit() {
                 // a new process has drawn other numbers before it comes to the checkpoint
                 let _ = Tensor::randn([3], (Kind::Float, tch::Device::Cpu));
                 let mut host = Listener { stop_after: Some(*n), ..Listener::default() };
-                let end =
-                    train(&m, &rows(&m), &plan(12), &store(dir.path(), i as u32 + 1), &mut host).unwrap();
+                let end = run(&m, &plan, &store(dir.path(), i as u32 + 1), &mut host);
                 let step = cuts[..=i].iter().sum::<u64>();
                 assert_eq!(end, End::Stopped { step, reason: "told to".into() });
             }
             let m = model(lora.clone());
             let last = store(dir.path(), 99);
             let mut host = Listener::default();
-            assert_eq!(train(&m, &rows(&m), &plan(12), &last, &mut host).unwrap(), end);
+            assert_eq!(run(&m, &plan, &last, &mut host), end);
             assert!(equal(&snapshot(&m), &want), "cuts {cuts:?}");
             let tail = host.series("loss");
             assert_eq!(tail, heard.series("loss")[12 - tail.len()..], "cuts {cuts:?}");
@@ -83,7 +94,7 @@ fn optimizer_states_of_a_resumed_run_equal_those_of_the_uncut_one() {
     let stopped = |dir: &Path, attempt: u32, n: u64| {
         let m = model(dropout());
         let mut host = Listener { stop_after: Some(n), ..Listener::default() };
-        train(&m, &rows(&m), &plan(12), &store(dir, attempt), &mut host).unwrap();
+        run(&m, &plan(12), &store(dir, attempt), &mut host);
     };
     let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     stopped(a.path(), 1, 9);
@@ -95,25 +106,28 @@ fn optimizer_states_of_a_resumed_run_equal_those_of_the_uncut_one() {
 }
 
 #[test]
-fn the_loss_falls_and_accumulation_recomputation_and_piece_size_do_not_change_it() {
+fn the_loss_falls_and_packing_accumulation_recomputation_and_piece_size_do_not_change_it() {
     let _alone = alone();
     let lora = || Some(LoraParams { r: 4, alpha: 8.0, ..LoraParams::default() });
-    let run = |plan: &Plan| {
+    let losses = |plan: &Plan| {
         let dir = tempfile::tempdir().unwrap();
         let m = model(lora());
         let mut host = Listener::default();
-        train(&m, &rows(&m), plan, &store(dir.path(), 1), &mut host).unwrap();
+        run(&m, plan, &store(dir.path(), 1), &mut host);
         host.series("loss")
     };
-    let want = run(&plan(30));
+    let want = losses(&plan(30));
     assert!(want[29] < want[0] - 0.5, "{want:?}");
     for other in [
-        Plan { batch: 8, accumulation: 1, ..plan(30) },
-        Plan { batch: 1, accumulation: 8, ..plan(30) },
+        Plan { packing: false, ..plan(30) },
+        Plan { packing: false, batch: 8, accumulation: 1, pass_tokens: usize::MAX, ..plan(30) },
+        Plan { pass_tokens: usize::MAX, ..plan(30) },
+        Plan { pass_tokens: 1, ..plan(30) },
+        Plan { packing: false, batch: 1, accumulation: 8, ..plan(30) },
         Plan { recompute: true, ..plan(30) },
         Plan { chunk: 100_000, ..plan(30) },
     ] {
-        for (a, b) in want.iter().zip(run(&other)) {
+        for (a, b) in want.iter().zip(losses(&other)) {
             assert!((a - b).abs() < 1e-4, "{other:?}: {a} {b}");
         }
     }
@@ -128,7 +142,7 @@ fn the_loss_is_the_mean_negative_logprob_of_completion_tokens() {
     let mut host = Listener::default();
     // dropout acts on a fresh adapter's zero, so the first loss is that of the plain model
     let plan = Plan { batch: 40, accumulation: 1, ..plan(1) };
-    train(&m, &all, &plan, &store(dir.path(), 1), &mut host).unwrap();
+    train(&m, &all, &[], &plan, &store(dir.path(), 1), &mut host).unwrap();
     let fresh = model(dropout());
     let (mut sum, mut n) = (0.0, 0.0);
     let _guard = tch::no_grad_guard();
@@ -136,10 +150,36 @@ fn the_loss_is_the_mean_negative_logprob_of_completion_tokens() {
         let ids: Vec<i64> = row.ids.iter().map(|&t| i64::from(t)).collect();
         let h = fresh.decoder.trunk(&Tensor::from_slice(&ids).unsqueeze(0), None, Pass::EVAL).unwrap();
         let logp = fresh.decoder.logits(&h).log_softmax(-1, Kind::Float);
-        for (t, &id) in ids.iter().enumerate().skip(row.prompt) {
+        for (t, &id) in ids.iter().enumerate().skip(row.trained[0].start) {
             sum -= logp.double_value(&[t as i64 - 1, id]);
             n += 1.0;
         }
     }
     assert!((host.series("loss")[0] - sum / n).abs() < 1e-5);
+}
+
+#[test]
+fn a_run_ends_early_when_the_held_out_loss_stops_falling_and_keeps_the_best_weights() {
+    let _alone = alone();
+    let m = model(None);
+    let dir = tempfile::tempdir().unwrap();
+    let mut host = Listener::default();
+    let schedule = Schedule::Constant;
+    // memorises its 34 rows and forgets the rest
+    let plan = Plan { evaluate_every: 5, patience: 2, learning_rate: 2e-2, schedule, ..plan(2000) };
+    let End::Finished(s) = run(&m, &plan, &store(dir.path(), 1), &mut host) else {
+        panic!("was not stopped")
+    };
+    let measured = host.series("validation_loss");
+    assert!(s.early && s.steps < 2000 && s.steps as usize == 5 * measured.len(), "{s:?}");
+    let (best, at) = s.best.unwrap();
+    assert_eq!(best, measured.iter().copied().fold(f64::INFINITY, f64::min));
+    assert_eq!(at as usize, 5 * (measured.len() - 2));
+    assert!(host.notes.iter().any(|n| n.contains("ended early")), "{:?}", host.notes);
+    let all = rows(&m);
+    let again = tempfile::tempdir().unwrap();
+    let still = Plan { learning_rate: 0.0, steps: 1, weight_decay: 0.0, ..plan };
+    let mut host = Listener::default();
+    train(&m, &all[..34], &all[34..], &still, &store(again.path(), 1), &mut host).unwrap();
+    assert!((host.series("validation_loss")[0] - best).abs() < 1e-6, "the weights are not those of the best");
 }

@@ -1,5 +1,6 @@
 //! What every kind of work shares: the task, its inputs, the event log, the wish to stop, the last word.
 
+use crate::tensorboard::Curves;
 use anyhow::{Context as _, Result};
 use record::event::EventLog;
 use record::{
@@ -10,6 +11,9 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, Ordering};
+
+/// Directory below the attempt's with the same curves for TensorBoard.
+pub const CURVES: &str = "tensorboard";
 
 /// A failure with its class, to be thrown through `anyhow`: `return Err(Failure::user("...").into())`.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +100,8 @@ pub fn catch_stop_signals() {
 /// One running attempt, as its worker sees it.
 pub struct Context {
     pub spec: TaskSpec,
-    pub log: EventLog,
+    log: EventLog,
+    curves: Curves,
     /// `--stop-after`: steps (optimizer steps, episodes, problems) of *this* process before it checkpoints and leaves.
     pub stop_after: Option<u64>,
     deadline_ms: i64,
@@ -118,7 +123,8 @@ impl Context {
         let events = spec.attempt_dir.join(layout::EVENTS);
         let log = EventLog::append(&events).map_err(|e| setup(e, &events))?;
         let deadline_ms = deadline(&spec);
-        Ok(Self { spec, log, stop_after, deadline_ms, steps: Cell::new(0) })
+        let curves = Curves::new(&spec.attempt_dir.join(CURVES));
+        Ok(Self { spec, log, curves, stop_after, deadline_ms, steps: Cell::new(0) })
     }
 
     /// The attempt's output directory; it exists.
@@ -179,7 +185,7 @@ impl Context {
         Ok(hub::locate::source(source, |name| std::env::var(name).ok()).map_err(Failure::upstream)?)
     }
 
-    /// Progress with values, one line of `events.jsonl`.
+    /// Progress with values, one line of `events.jsonl` and one record for TensorBoard.
     ///
     /// # Errors
     /// I/O errors.
@@ -189,6 +195,8 @@ impl Context {
         of: Option<u64>,
         values: impl IntoIterator<Item = (&'a str, f64)>,
     ) -> Result<()> {
+        let values: Vec<(&str, f64)> = values.into_iter().collect();
+        self.curves.scalars(step, &values)?;
         Ok(self.log.step(step, of, values)?)
     }
 

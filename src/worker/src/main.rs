@@ -3,6 +3,7 @@
 mod context;
 mod data;
 mod kinds;
+mod tensorboard;
 
 use clap::{Parser, Subcommand};
 use context::Context;

@@ -33,6 +33,8 @@ pub enum Schedule {
     #[default]
     Linear,
     Cosine,
+    /// Reflected exponential: stays high for long, then falls to 0.
+    Rex,
 }
 
 /// A tokenizer and a Llama-shaped decoder, trained from scratch on the corpus' demonstrations.
@@ -142,7 +144,7 @@ pub struct Columns {
     pub messages: Option<String>,
 }
 
-/// Supervised fine-tuning on `{prompt, completion}` rows; the loss counts completion tokens only.
+/// Supervised fine-tuning on `{prompt, completion}` rows (the loss counts completion tokens) or `{messages: [{role, content, train}]}` rows (it counts assistant turns, less those with `train: false`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SftParams {
@@ -165,9 +167,15 @@ pub struct SftParams {
     /// Sequences per micro-batch.
     #[schemars(range(min = 1))]
     pub batch: u32,
-    /// Micro-batches per optimizer step.
+    /// Micro-batches per optimizer step: a step has `batch` x `accumulation` rows.
     #[schemars(range(min = 1))]
     pub accumulation: u32,
+    /// Lay rows one after the other without padding, attention kept within each: the same rows per step and the same loss, computed in fewer tokens.
+    pub packing: bool,
+    /// Most tokens of one pass through the model, padding included; 0 is `batch` x `max_tokens`. Less needs less memory and changes no result. After running out of memory it is halved.
+    pub pass_tokens: u32,
+    /// Keep only the layers' inputs and compute the rest again in the backward pass: less memory, about a third more time.
+    pub recompute: bool,
     /// Peak learning rate of AdamW.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
@@ -182,9 +190,16 @@ pub struct SftParams {
     /// Gradients are scaled down to this norm.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub max_grad_norm: f64,
-    /// Longer rows are cut.
+    /// Longer rows are cut: the end of the answer, or of the longest user turn if too little room were left for the answer.
     #[schemars(range(min = 1))]
     pub max_tokens: u32,
+    /// Share of the rows that is held out to measure the loss on; with it the weights of the best measurement are kept.
+    #[schemars(range(min = 0.0, max = 0.9))]
+    pub validation: f64,
+    /// Steps between measurements; 0 measures after each epoch. The last step always does.
+    pub evaluate_every: u32,
+    /// End after this many measurements in a row without a new best; 0 never does.
+    pub patience: u32,
     /// Optimizer steps between checkpoints; 0 writes one only when told to stop.
     pub checkpoint_every: u32,
 }
@@ -201,12 +216,18 @@ impl Default for SftParams {
             max_steps: 0,
             batch: 4,
             accumulation: 4,
+            packing: true,
+            pass_tokens: 0,
+            recompute: false,
             learning_rate: 2e-4,
             weight_decay: 0.01,
             warmup: 0.1,
             schedule: Schedule::Linear,
             max_grad_norm: 1.0,
             max_tokens: 2048,
+            validation: 0.0,
+            evaluate_every: 0,
+            patience: 0,
             checkpoint_every: 50,
         }
     }

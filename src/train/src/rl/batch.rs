@@ -58,7 +58,7 @@ impl ValueHead {
 
 /// The row of an answer: prompt and *generated* ids.
 pub fn row(prompt: &[u32], rollout: &Rollout) -> Encoded {
-    Encoded { ids: prompt.iter().chain(&rollout.tokens).copied().collect(), prompt: prompt.len() }
+    Encoded::answer(prompt.iter().chain(&rollout.tokens).copied().collect(), prompt.len())
 }
 
 fn hidden(decoder: &Decoder, batch: &Batch, pass: Pass) -> Result<Tensor> {
@@ -69,7 +69,7 @@ fn pieces(rows: &[Encoded], flat: &[f64]) -> Vec<Vec<f64>> {
     let mut at = 0;
     rows.iter()
         .map(|r| {
-            let n = crate::rows::trained_tokens(r);
+            let n = r.trained_tokens();
             at += n;
             flat[at - n..at].to_vec()
         })

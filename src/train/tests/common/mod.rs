@@ -11,7 +11,7 @@ use record::params::LoraParams;
 use std::path::Path;
 use tch::Device;
 use train::rl::{Reward, RewardError, Rollout};
-use train::rows::{Encoded, Row, encode};
+use train::rows::{Encoded, Row, Text, encode};
 use train::{Host, Result};
 
 /// libtorch's generator is one per process and tests run in threads: who draws from it goes alone.
@@ -22,9 +22,11 @@ pub fn alone() -> std::sync::MutexGuard<'static, ()> {
 
 fn words() -> Vec<Row> {
     (0..40)
-        .map(|i| Row {
-            prompt: format!("add {} and {}: ", i, 2 * i),
-            completion: format!("print({})\n", if i % 2 == 0 { 3 * i } else { i }),
+        .map(|i| {
+            Row::pair(
+                format!("add {} and {}: ", i, 2 * i),
+                format!("print({})\n", if i % 2 == 0 { 3 * i } else { i }),
+            )
         })
         .collect()
 }
@@ -33,8 +35,11 @@ pub fn model(lora: Option<LoraParams>) -> Model {
     model::runtime::init(1);
     tch::manual_seed(11);
     let rows = words();
-    let texts = rows.iter().flat_map(|r| [r.prompt.as_str(), r.completion.as_str()]).collect::<Vec<_>>();
-    let tokenizer = Tokenizer::train(290, texts.into_iter()).unwrap();
+    let texts = rows.iter().flat_map(|r| match &r.text {
+        Text::Pair { prompt, completion } => [prompt.as_str(), completion.as_str()],
+        Text::Chat(_) => unreachable!("words() makes pairs"),
+    });
+    let tokenizer = Tokenizer::train(290, texts).unwrap();
     let config = Config {
         arch: Arch::Llama,
         vocab: 0,
@@ -85,6 +90,7 @@ pub struct Listener {
     pub stop_after: Option<u64>,
     pub seen: u64,
     pub values: Vec<(u64, Vec<(String, f64)>)>,
+    pub notes: Vec<String>,
 }
 
 impl Host for Listener {
@@ -92,7 +98,8 @@ impl Host for Listener {
         self.values.push((step, values.iter().map(|(n, v)| ((*n).to_owned(), *v)).collect()));
         Ok(())
     }
-    fn note(&mut self, _text: &str) -> Result<()> {
+    fn note(&mut self, text: &str) -> Result<()> {
+        self.notes.push(text.to_owned());
         Ok(())
     }
     fn stop(&mut self) -> Option<String> {

@@ -21,8 +21,7 @@ pub fn run(cx: &mut Context, p: &BaseParams) -> Result<Ending> {
     tch::manual_seed((p.seed >> 1) as i64);
     let mut model = Model::fresh(config(p)?, tokenizer, device())?;
     model.decoder.train_all();
-    let rows: Vec<Row> =
-        demonstrations.into_iter().map(|r| Row { prompt: r.prompt, completion: r.completion }).collect();
+    let rows: Vec<Row> = demonstrations.into_iter().map(|r| Row::pair(r.prompt, r.completion)).collect();
     // prompts carry no loss here either: their constants cannot be predicted, and half of a small model's steps would go
     // into trying
     let (rows, skipped) = encode(&model, &rows, p.context as usize)?;
@@ -37,11 +36,10 @@ pub fn run(cx: &mut Context, p: &BaseParams) -> Result<Ending> {
         schedule: Schedule::Cosine,
         max_grad_norm: 1.0,
         checkpoint_every: u64::from(p.checkpoint_every),
-        recompute: false,
-        chunk: train::loss::CHUNK,
+        ..Plan::default()
     };
     let store = cx.checkpoints();
-    let end = train(&model, &rows, &plan, &store, &mut training::Attempt(cx))?;
+    let end = train(&model, &rows, &[], &plan, &store, &mut training::Attempt(cx))?;
     training::ending(end, |s| {
         training::save(cx, &model, None)?;
         let n = model.decoder.config.parameters();
