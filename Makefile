@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # cargo-nextest where it is installed: a process per test, and one summary
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help demo planner worker libtorch packages bandit test test-planner lint bench bench-generation campaign fuzz soak parity clean
+.PHONY: help demo planner worker libtorch packages bandit test test-planner lint bench bench-generation bench-train campaign fuzz soak parity clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,12 @@ bench-generation: libtorch ## the engine and the server against transformers (pr
 	$(CARGO) bench -p bessemer-worker --bench generation
 
 campaign: packages ## kill the planner at random moments, KILLS times, against a fake Slurm, a real one, and none
+
+bench-train: libtorch ## training against transformers + PEFT and TRL (private venv; needs PyPI)
+	tests/parity/setup.sh
+	$(CARGO) bench -p bessemer-train --bench training
+
+campaign: packages ## kill the planner at random moments, KILLS times, against a fake and a real Slurm
 	BESSEMER_KILLS=$(or $(KILLS),1000) $(CARGO) test --release -p bessemer-crash -- --nocapture
 	BESSEMER_CRASH_KILLS=$(or $(KILLS),100) $(CARGO) test --release -p bessemer --test slurm killed_at_any_moment -- --nocapture
 	BESSEMER_DRIVER_KILLS=$(or $(KILLS),300) $(CARGO) test --release -p bessemer --test driver -- --nocapture

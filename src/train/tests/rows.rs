@@ -7,7 +7,7 @@ use model::Model;
 use model::chat::ChatTemplate;
 use std::path::Path;
 use std::sync::Arc;
-use train::rows::{Encoded, Row, Skipped, encode, prompt_ids, read};
+use train::rows::{Encoded, Skipped, encode, prompt_ids, read};
 
 const TEMPLATE: &str = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}{{ eos_token }}\n{% endfor %}\
                         {% if add_generation_prompt %}[assistant] {% endif %}";

@@ -270,8 +270,11 @@ pub fn class_of(e: &anyhow::Error) -> FailureClass {
     if let Some(f) = e.chain().find_map(|c| c.downcast_ref::<Failure>()) {
         return f.class;
     }
-    let text = format!("{e:#}");
-    if text.contains("out of memory") || text.contains("can't allocate memory") {
+    // a row of the user's data: trying again cannot help
+    if e.chain().any(|c| matches!(c.downcast_ref(), Some(train::Error::Row { .. }))) {
+        return FailureClass::UserError;
+    }
+    if train::sft::is_out_of_memory(&format!("{e:#}")) {
         return FailureClass::OutOfMemory;
     }
     FailureClass::Error

@@ -191,3 +191,61 @@ fn wrong_inputs_have_the_exit_code_and_the_words_for_it() {
     assert_eq!(code, record::exit::USER_ERROR);
     assert!(outcome(&dir).message.contains("vocab_size 10"), "{}", outcome(&dir).message);
 }
+
+#[test]
+fn conversations_train_with_held_out_rows_and_curves_for_tensorboard() {
+    let root = tempfile::tempdir().unwrap();
+    assert_eq!(attempt(root.path(), ("corpus", 1), &corpus(), &[], &[]).0, 0);
+    let [(_, base, inputs), ..] = chain();
+    assert_eq!(attempt(root.path(), ("base", 1), &base, &inputs, &[]).0, 0);
+    // rows of the user's, as a command would leave them
+    let task_dir = layout::task_dir(root.path(), &key("talks"));
+    let dir = layout::attempt_dir(&task_dir, 1);
+    std::fs::create_dir_all(dir.join(layout::OUT)).unwrap();
+    let row = |i: usize| {
+        serde_json::json!({"messages": [
+            {"role": "user", "content": format!("print {i}")},
+            {"role": "assistant", "content": "what?", "train": false},
+            {"role": "user", "content": "the number"},
+            {"role": "assistant", "content": format!("print({i})")},
+        ]})
+        .to_string()
+    };
+    let rows: Vec<String> = (0..20).map(row).collect();
+    std::fs::write(dir.join(layout::OUT).join("data.jsonl"), rows.join("\n")).unwrap();
+    publish(&task_dir, &dir, "talks", 1, Token::new("n", "talks", &key("talks"), 1));
+    let sft = Params::Sft(SftParams {
+        schedule: record::params::Schedule::Rex,
+        validation: 0.2,
+        evaluate_every: 1,
+        epochs: 2,
+        ..SftParams::default()
+    });
+    let inputs = [("model", "base"), ("data", "talks")];
+    let (code, dir) = attempt(root.path(), ("sft", 1), &sft, &inputs, &[]);
+    let facts = outcome(&dir).facts;
+    assert_eq!(code, 0, "{}", outcome(&dir).message);
+    assert_eq!(
+        (&facts["rows"], &facts["validation_rows"], &facts["steps"]),
+        (&16.into(), &4.into(), &2.into())
+    );
+    assert!(facts["validation_loss"].as_f64().is_some_and(|l| l > 0.0), "{facts:?}");
+    let curves: Vec<_> =
+        std::fs::read_dir(dir.join("tensorboard")).unwrap().map(|e| e.unwrap().path()).collect();
+    let bytes = std::fs::read(&curves[0]).unwrap();
+    let has = |tag: &str| bytes.windows(tag.len()).any(|w| w == tag.as_bytes());
+    assert!(curves.len() == 1 && has("brain.Event:2") && has("validation_loss") && has("grad_norm"));
+    // a row that is wrong is named by file and line, and is the user's to mend
+    std::fs::write(layout::attempt_dir(&task_dir, 1).join(layout::OUT).join("data.jsonl"), "{\"text\": 1}\n")
+        .unwrap();
+    publish(
+        &task_dir,
+        &layout::attempt_dir(&task_dir, 1),
+        "talks",
+        1,
+        Token::new("n", "talks", &key("talks"), 1),
+    );
+    let (code, dir) = attempt(root.path(), ("sft", 2), &sft, &inputs, &[]);
+    assert_eq!(code, record::exit::USER_ERROR, "{}", outcome(&dir).message);
+    assert!(outcome(&dir).message.contains("data.jsonl:1: neither `messages` nor `prompt`"));
+}

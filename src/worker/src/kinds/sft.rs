@@ -80,9 +80,27 @@ pub fn run(cx: &mut Context, p: &SftParams) -> Result<Ending> {
         Ok((message, facts))
     })
 }
-use train::rows::{Encoded, encode, read};
-use train::sft::{Plan, steps_per_epoch, train};
 
-/// Counter of the draw of held-out rows; epochs count from 0.
-const HELD_OUT: u64 = u64::MAX - 1;
-
+/// Takes the held-out share away: rows chosen by the seed alone, the others in the file's order.
+fn split(rows: Vec<Encoded>, p: &SftParams) -> Result<(Vec<Encoded>, Vec<Encoded>)> {
+    if p.validation <= 0.0 {
+        return Ok((rows, Vec::new()));
+    }
+    let n = ((rows.len() as f64 * p.validation).round() as usize).max(1);
+    if n >= rows.len() {
+        return Err(Failure::user(format!(
+            "sft: validation {} of {} rows leaves nothing to train on",
+            p.validation,
+            rows.len()
+        ))
+        .into());
+    }
+    let order = permutation(rows.len(), bits(p.seed, HELD_OUT));
+    let mut chosen = vec![false; rows.len()];
+    order[..n].iter().for_each(|&i| chosen[i] = true);
+    let (mut train, mut held_out) = (Vec::new(), Vec::new());
+    for (row, out) in rows.into_iter().zip(chosen) {
+        if out { held_out.push(row) } else { train.push(row) }
+    }
+    Ok((train, held_out))
+}
