@@ -43,7 +43,9 @@ pub fn prepare(dir: &Path) {
     model::runtime::init(THREADS);
     tch::manual_seed(7);
     let d = Decoder::random(Config::read(&model).expect("the config"), Device::Cpu);
-    weights::save(&model.join("model.safetensors"), &d.export()).expect("the weights");
+    let entries = d.export().expect("the weights");
+    weights::save_entries(&model.join("model.safetensors"), entries)
+        .expect("the work directory can be written");
     write(&dir.join("rows.json"), &json!({"padded": padded(), "mixed": mixed()}));
 }
 
