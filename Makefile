@@ -60,13 +60,11 @@ bench-generation: libtorch ## the engine and the server against transformers (pr
 	tests/parity/setup.sh
 	$(CARGO) bench -p bessemer-worker --bench generation
 
-campaign: packages ## kill the planner at random moments, KILLS times, against a fake Slurm, a real one, and none
-
 bench-train: libtorch ## training against transformers + PEFT and TRL (private venv; needs PyPI)
 	tests/parity/setup.sh
 	$(CARGO) bench -p bessemer-train --bench training
 
-campaign: packages ## kill the planner at random moments, KILLS times, against a fake and a real Slurm
+campaign: packages ## kill the planner at random moments, KILLS times, against a fake Slurm, a real one, and none
 	BESSEMER_KILLS=$(or $(KILLS),1000) $(CARGO) test --release -p bessemer-crash -- --nocapture
 	BESSEMER_CRASH_KILLS=$(or $(KILLS),100) $(CARGO) test --release -p bessemer --test slurm killed_at_any_moment -- --nocapture
 	BESSEMER_DRIVER_KILLS=$(or $(KILLS),300) $(CARGO) test --release -p bessemer --test driver -- --nocapture
