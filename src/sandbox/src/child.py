@@ -322,7 +322,7 @@ def run_tests(source, names, script):
         exec(code, space)
     except BaseException as e:
         # what only the tests can have done: they want more than values can carry, or a module that is not here
-        own = isinstance(e, (Unsupported, ImportError)) and not hasattr(e, 'of_program')
+        own = isinstance(e, (Unsupported, ModuleNotFoundError)) and not hasattr(e, 'of_program')
         send(['broken', describe(e), 'tests'] if own else ['broken', describe(e)])
         return
     tests = [('script', lambda: None)] if script else list(collect(space))
