@@ -159,10 +159,10 @@ impl Params {
                     );
                     found.push(("minibatch", message));
                 }
-                if let RewardSpec::Declared(d) = &p.reward {
-                    if let Err(message) = d.check() {
-                        found.push(("reward", message));
-                    }
+                if let RewardSpec::Declared(d) = &p.reward
+                    && let Err(message) = d.check()
+                {
+                    found.push(("reward", message));
                 }
                 if p.algorithm == Algorithm::Grpo && p.rollouts < 2 {
                     found.push(("rollouts", "grpo compares rollouts of one prompt: at least 2".to_owned()));

@@ -4,6 +4,8 @@
 //! are arranged once, in panels of 16 outputs with the inputs in sequence, so that a call reads them once from memory,
 //! front to back. Each output is one chain of multiply-adds over the inputs in order: the same bits for any number of rows.
 
+#![allow(clippy::needless_range_loop, reason = "lanes of registers, by index in several arrays at a time")]
+
 use super::pool::Pool;
 use super::simd::{Isa, LANES, Simd, kernel};
 use tch::{Kind, Tensor};

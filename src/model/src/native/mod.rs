@@ -246,6 +246,7 @@ impl Native {
         }
     }
 
+    #[allow(clippy::too_many_arguments, reason = "slices of one step, with their pages and place")]
     fn attention(
         &self,
         cpu: &mut Cpu,

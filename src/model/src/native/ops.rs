@@ -1,5 +1,7 @@
 //! What stands between the products: norms, rotation, attention of one token over its cached past, gating, exponentials.
 
+#![allow(clippy::needless_range_loop, reason = "lanes of registers, by index in several arrays at a time")]
+
 use super::simd::{LANES, Simd, exp, kernel};
 
 /// `y = x / rms(x) * weight`; all `width` long.

@@ -60,6 +60,7 @@ pub(crate) trait Simd {
 
 /// e^x for x <= 88, within 2 units in the last place; below -87 it is 0.
 #[inline(always)]
+#[allow(clippy::excessive_precision, reason = "exact in binary, unlike the shorter decimal")]
 pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the caller has the instruction set.
     unsafe {

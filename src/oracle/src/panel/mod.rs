@@ -51,6 +51,12 @@ pub trait Oracle: Send {
     }
 }
 
+/// Makes the connection of a judge.
+pub type Connect<'a> = dyn FnMut(&str, &OracleParams) -> Result<Box<dyn Asker>, String> + 'a;
+
+/// Runs the programs of the subjects at some places; an error is the reason why that one could not be judged.
+pub type Execute<'a> = dyn FnMut(&[usize]) -> Vec<Result<Execution, String>> + 'a;
+
 /// What oracles are built from.
 pub struct Toolbox<'a> {
     /// Python of the private Bandit environment.
@@ -58,7 +64,7 @@ pub struct Toolbox<'a> {
     /// Directory for verdicts by content; `None` keeps them for this process.
     pub cache: Option<PathBuf>,
     /// Makes the connection of the judge of this name.
-    pub asker: &'a mut dyn FnMut(&str, &OracleParams) -> Result<Box<dyn Asker>, String>,
+    pub asker: &'a mut Connect<'a>,
 }
 
 /// Why a panel could not be made.
@@ -164,11 +170,7 @@ impl Panel {
 
     /// Judges a batch. `execute` runs the programs of the subjects at these places, and is not called when no oracle
     /// needs it; an error is the reason why that one could not be judged.
-    pub fn judge(
-        &mut self,
-        subjects: &[Subject<'_>],
-        execute: &mut dyn FnMut(&[usize]) -> Vec<Result<Execution, String>>,
-    ) -> Vec<Judged> {
+    pub fn judge(&mut self, subjects: &[Subject<'_>], execute: &mut Execute<'_>) -> Vec<Judged> {
         let mut rows: Vec<BTreeMap<String, Scored>> = vec![BTreeMap::new(); subjects.len()];
         let mut closed: Vec<Option<Scored>> = vec![None; subjects.len()];
         let mut seen: Vec<Option<Result<Execution, String>>> = vec![None; subjects.len()];
@@ -204,7 +206,7 @@ impl Panel {
         subjects: &[Subject<'_>],
         open: &[usize],
         seen: &mut [Option<Result<Execution, String>>],
-        execute: &mut dyn FnMut(&[usize]) -> Vec<Result<Execution, String>>,
+        execute: &mut Execute<'_>,
         rows: &mut [BTreeMap<String, Scored>],
     ) {
         let Some(member) = self.members.get_mut(name) else { return };

@@ -53,13 +53,13 @@ impl SecurityOracle {
         cache: Option<std::path::PathBuf>,
     ) -> Result<Self, String> {
         let identity = analyzer.identity();
-        if let Some(version) = &params.version {
-            if !identity.split([' ', ';']).any(|word| word == version) {
-                return Err(format!(
-                    "version {version} is declared, but this is {identity}; run scripts/bandit.sh, or write the \
-                     `version` that is meant"
-                ));
-            }
+        if let Some(version) = &params.version
+            && !identity.split([' ', ';']).any(|word| word == version)
+        {
+            return Err(format!(
+                "version {version} is declared, but this is {identity}; run scripts/bandit.sh, or write the \
+                 `version` that is meant"
+            ));
         }
         Ok(Self {
             analyzer: Cached::new(analyzer, cache),
