@@ -1,5 +1,5 @@
 # expect: OK
-# limits: wall=10 cpu=10 mem=256
+# limits: wall=30 cpu=10 mem=256
 # stdout: "20\n"
 # why: honest: 100 MiB twenty times, one after the other
 n = 0
