@@ -31,8 +31,7 @@ pub enum RewardError {
     Away(String),
     /// Learning from the remainder would learn from whatever happens to survive.
     #[error(
-        "{unscored} of {answers} answers could not be judged, more than a quarter; the last reason: {reason}; \
-         `bessemer doctor` checks the sandbox"
+        "{unscored} of {answers} answers could not be judged, more than a quarter; the last reason: {reason}"
     )]
     TooManyUnscored { unscored: usize, answers: usize, reason: String },
 }
@@ -156,7 +155,11 @@ impl Reward {
         }
         let unscored: Vec<&Graded> = graded.iter().filter(|g| g.reward().score.is_none()).collect();
         if unscored.len() as f64 > TOO_MANY * answers.len() as f64 {
-            let reason = unscored.last().map(|g| g.reward().reason.clone()).unwrap_or_default();
+            let last = unscored.last();
+            let mut reason = last.map(|g| g.reward().reason.clone()).unwrap_or_default();
+            if last.is_some_and(|g| g.tests.scored.score.is_none()) {
+                reason += "; `bessemer doctor` checks the sandbox";
+            }
             return Err(RewardError::TooManyUnscored {
                 unscored: unscored.len(),
                 answers: answers.len(),

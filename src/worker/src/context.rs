@@ -234,6 +234,12 @@ impl Context {
         self.stop_after.is_some_and(|n| self.steps.get() >= n).then_some(Stop::Steps)
     }
 
+    /// [`Self::stop`] for other threads that wait for something, without `--stop-after`.
+    pub fn stopper(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let deadline_ms = self.deadline_ms;
+        move || SIGNAL.load(Ordering::Relaxed) != 0 || record::now_ms() >= deadline_ms
+    }
+
     /// Writes `outcome.json` and gives the exit code that goes with it.
     ///
     /// # Errors
@@ -249,7 +255,7 @@ impl Context {
                 facts: r.facts,
             },
             Ok(Ending::Checkpointed(message)) => failure(Status::Checkpointed, None, message),
-            Err(e) => failure(Status::Failed, Some(class_of(&e)), format!("{e:#}")),
+            Err(e) => failure(Status::Failed, Some(class_of(&e)), words(&e)),
         };
         let path = self.spec.attempt_dir.join(layout::OUTCOME);
         atomic::write_json(&path, &outcome).context("cannot write the outcome")?;
@@ -262,6 +268,19 @@ impl Context {
 
 fn failure(status: Status, class: Option<FailureClass>, message: String) -> Outcome {
     Outcome { format: record::FORMAT, status, class, message, metrics: Vec::new(), facts: BTreeMap::new() }
+}
+
+/// The error and its causes, each once: many errors quote their cause.
+fn words(e: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in e.chain().map(ToString::to_string).filter(|c| !c.is_empty()) {
+        if said.is_empty() {
+            said = cause;
+        } else if !said.ends_with(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    said
 }
 
 /// The class of an error: its [`Failure`] if one is in the chain, out-of-memory by libtorch's words, else `Error`.

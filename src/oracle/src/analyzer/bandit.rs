@@ -9,6 +9,9 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
+/// In the checkout.
+const PYTHON: &str = ".venv-bandit/bin/python";
+
 const DRIVER: &str = include_str!("bandit_driver.py");
 
 /// How long Bandit may take: a base for the start, and a share for each block.
@@ -18,7 +21,7 @@ const PER_UNIT: Duration = Duration::from_secs(5);
 /// What keeps Bandit from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("there is no Python with Bandit at {}: run `scripts/bandit.sh` to make its private environment", .0.display())]
+    #[error("there is no Python with Bandit at {}: run `scripts/bandit.sh` to make its private environment, or name one in BESSEMER_BANDIT_PYTHON", .0.display())]
     NoPython(PathBuf),
     #[error("{} with Bandit could not be started: {why}; run `scripts/bandit.sh` to make its private environment", python.display())]
     Failed { python: PathBuf, why: String },
@@ -46,11 +49,19 @@ struct Hello {
 }
 
 impl Bandit {
-    /// The environment that `scripts/bandit.sh` makes, or the one `BESSEMER_BANDIT_PYTHON` names.
+    /// The environment that `scripts/bandit.sh` makes, or the one `BESSEMER_BANDIT_PYTHON` names: looked for in `from` and
+    /// above it, then above the running program. A worker's directory is deep below the checkout, or elsewhere.
     #[must_use]
-    pub fn default_python(project: &Path) -> PathBuf {
-        std::env::var_os("BESSEMER_BANDIT_PYTHON")
-            .map_or_else(|| project.join(".venv-bandit/bin/python"), PathBuf::from)
+    pub fn default_python(from: &Path) -> PathBuf {
+        if let Some(named) = std::env::var_os("BESSEMER_BANDIT_PYTHON") {
+            return named.into();
+        }
+        let program = std::env::current_exe().unwrap_or_default();
+        from.ancestors()
+            .chain(program.ancestors().skip(1))
+            .map(|dir| dir.join(PYTHON))
+            .find(|python| python.exists())
+            .unwrap_or_else(|| from.join(PYTHON))
     }
 
     /// Starts it and asks for its version.

@@ -49,6 +49,13 @@ impl Remote {
             identity: format!("service model {model}"),
         }
     }
+
+    /// A question asked between tries and while a service comes up; `true` ends the waiting: the judge is away then.
+    #[must_use]
+    pub fn stopping_when(mut self, stop: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.client = self.client.stopping_when(stop);
+        self
+    }
 }
 
 fn patience(params: &OracleParams) -> Patience {

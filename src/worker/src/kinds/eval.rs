@@ -6,7 +6,8 @@ use anyhow::Result;
 use evaluate::{Drawing, Row, RunError};
 use generate::{Engine, Sampling};
 use model::{Model, Options};
-use oracle::Scoring;
+use oracle::{RewardError, Scored, Scoring};
+use record::FailureClass;
 use record::layout;
 use record::params::{EvalParams, Precision};
 use serde_json::json;
@@ -48,7 +49,13 @@ pub fn run(cx: &mut Context, params: &EvalParams) -> Result<Ending> {
             return Ok(Ending::Checkpointed(format!("{why}: {done} of {total} problems measured")));
         }
         let part = &problems[done..problems.len().min(done + chunk)];
-        rows.extend(evaluate::answer(&mut engine, &mut grader, part, &drawing).map_err(away)?);
+        let answered = evaluate::answer(&mut engine, &mut grader, part, &drawing);
+        // told to leave while a judge was waited for
+        if let (Err(RunError::Grading(RewardError::Away(_))), Some(why)) = (&answered, cx.stop()) {
+            cursor::save(cx, done as u64, &rows)?;
+            return Ok(Ending::Checkpointed(format!("{why}: {done} of {total} problems measured")));
+        }
+        rows.extend(answered.map_err(away)?);
         for alarm in grader.alarms() {
             cx.note(alarm)?;
         }
@@ -71,13 +78,20 @@ pub fn run(cx: &mut Context, params: &EvalParams) -> Result<Ending> {
     }
     let value =
         |name: &str| metrics.iter().find(|m| m.metric == name).and_then(|m| m.value).unwrap_or(f64::NAN);
-    let message = format!(
+    let mut message = format!(
         "{} problems x {} answers: partial credit {:.3}, all tests {:.3}, unscored {unscored}",
         problems.len(),
         params.samples,
         value("partial_credit"),
         value("all_tests_pass_rate"),
     );
+    let rewards: Vec<&Scored> = rows.iter().filter_map(|r| r.reward.as_ref()).collect();
+    if let Some(without) = rewards.iter().rfind(|r| r.score.is_none()) {
+        let n = rewards.iter().filter(|r| r.score.is_none()).count();
+        message += &format!("; reward {:.3}, unscored {n}: {}", value("reward"), without.reason);
+    } else if !rewards.is_empty() {
+        message += &format!("; reward {:.3}", value("reward"));
+    }
     let facts = [
         ("problems".to_owned(), json!(problems.len())),
         ("answers".to_owned(), json!(rows.len())),
@@ -89,7 +103,7 @@ pub fn run(cx: &mut Context, params: &EvalParams) -> Result<Ending> {
 /// A judge that is away may come back.
 fn away(e: RunError) -> anyhow::Error {
     match e {
-        RunError::Grading(e) => anyhow::Error::from_boxed(verify::failure(e)),
+        RunError::Grading(RewardError::Away(why)) => Failure::new(FailureClass::TryAgain, why).into(),
         e => e.into(),
     }
 }

@@ -30,10 +30,12 @@ impl train::rl::Reward for Judge<'_> {
             })
             .collect();
         let mut reward = self.reward.borrow_mut();
-        let graded = reward.judge(episode, &answers).map_err(verify::failure)?;
+        let graded = reward.judge(episode, &answers);
+        // also of a batch that brought nothing: they say why
         for alarm in reward.alarms() {
             eprintln!("{alarm}");
         }
+        let graded = graded.map_err(verify::failure)?;
         Ok(graded.iter().map(|g| g.reward().score).collect())
     }
 }

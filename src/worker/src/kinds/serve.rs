@@ -5,11 +5,13 @@ use crate::kinds::device;
 use crate::kinds::training::ADAPTER;
 use anyhow::Result;
 use model::{Model, Options};
+use record::layout;
 use record::params::{Precision, ServeParams};
 use serde_json::json;
 use serve::{Left, Limits, Service};
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub fn run(cx: &mut Context, params: &ServeParams) -> Result<Ending> {
@@ -20,7 +22,7 @@ pub fn run(cx: &mut Context, params: &ServeParams) -> Result<Ending> {
     let model = Model::load(&dir, Precision::Fp32, device())?;
     let max_batch = params.max_batch as usize;
     let mut engine = model.engine(Options { max_batch, ..Options::default() });
-    let adapters = adapters(cx)?;
+    let adapters = adapters(cx, &dir)?;
     for (name, dir) in &adapters {
         engine.add_adapter(name, dir, &model)?;
     }
@@ -95,13 +97,27 @@ pub fn run(cx: &mut Context, params: &ServeParams) -> Result<Ending> {
 }
 
 /// Adapters of the phases under role `adapters`, each under the name of its phase (`sft.2` for the second task of one).
-fn adapters(cx: &Context) -> Result<Vec<(String, PathBuf)>> {
+/// Over other weights than those at `model` an adapter of the same shape would answer, and wrongly: it is refused.
+fn adapters(cx: &Context, model: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut out: Vec<(String, PathBuf)> = Vec::new();
     for input in cx.spec.inputs.get("adapters").into_iter().flatten() {
         let dir = crate::context::outputs_of(input)?.join(ADAPTER);
         if !dir.join("adapter_config.json").exists() {
             let what =
                 format!("phase {} has no adapter: train it with `lora`, or serve it as `model`", input.phase);
+            return Err(Failure::user(what).into());
+        }
+        let config: serde_json::Value =
+            record::atomic::read_json(&dir.join("adapter_config.json"))?.unwrap_or_default();
+        let base = Path::new(config["base_model_name_or_path"].as_str().unwrap_or_default());
+        if identity(base) != identity(model) {
+            let what = format!(
+                "the adapter of phase {} was trained over {}, and this phase serves {}: name under `model` what was \
+                 its `model`, or serve the phase itself as `model`",
+                input.phase,
+                base.display(),
+                model.display()
+            );
             return Err(Failure::user(what).into());
         }
         let taken = |name: &str| name == cx.spec.phase || out.iter().any(|a| a.0 == name);
@@ -112,4 +128,11 @@ fn adapters(cx: &Context) -> Result<Vec<(String, PathBuf)>> {
         out.push((name, dir));
     }
     Ok(out)
+}
+
+/// What says which weights a directory holds: the task's directory for a task of any attempt, else (a snapshot of the Hub,
+/// named by its commit) its own name.
+fn identity(dir: &Path) -> Option<&OsStr> {
+    let attempt = dir.ancestors().nth(if dir.ends_with(layout::OUT) { 2 } else { 0 });
+    attempt.and_then(Path::file_name)
 }

@@ -54,13 +54,15 @@ pub fn grader(cx: &Context, scoring: Scoring, declared: Option<&Declared>) -> Re
 fn panel(cx: &Context, declared: &Declared) -> Result<Panel> {
     let service = cx.spec.services.get("judge");
     let mut asker = |_: &str, params: &OracleParams| -> Result<Box<dyn Asker>, String> {
-        match (service, &params.url) {
+        let remote = match (service, &params.url) {
             // the service's key says which weights judge
-            (Some(s), None) => Ok(Box::new(Remote::of_service(&s.task_dir, &s.key.to_string(), params))),
-            _ => Ok(Box::new(Remote::of_url(params)?)),
-        }
+            (Some(s), None) => Remote::of_service(&s.task_dir, &s.key.to_string(), params),
+            _ => Remote::of_url(params)?,
+        };
+        // a judge may be half an hour in coming; a stop signal is not
+        Ok(Box::new(remote.stopping_when(cx.stopper())))
     };
-    // the environment that scripts/bandit.sh makes stands where bessemer is started
+    // the environment that scripts/bandit.sh makes stands in the checkout, as `runs/` does by default
     let here = std::env::current_dir()?;
     let mut tools = Toolbox {
         bandit_python: Bandit::default_python(&here),

@@ -1,0 +1,166 @@
+//! A run directory with attempts of the built worker, as the supervisor would lay them out.
+#![allow(dead_code, reason = "every test file uses its own part")]
+
+use model::{Config, Model, Tokenizer};
+use record::params::CorpusParams;
+use record::{
+    AttemptRecord, ContentKey, Input, Outcome, OutputFile, Params, Resources, ResultPointer, Status,
+    TaskSpec, Token, Usage, atomic, layout,
+};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+/// A run directory in a temporary place.
+pub struct Runs(tempfile::TempDir);
+
+impl Runs {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub fn task_dir(&self, phase: &str) -> PathBuf {
+        layout::task_dir(self.0.path(), &key(phase))
+    }
+
+    pub fn input(&self, phase: &str) -> Input {
+        Input { phase: phase.into(), key: key(phase), task_dir: self.task_dir(phase) }
+    }
+
+    /// Writes the task.json of one attempt and returns its path.
+    pub fn task(&self, phase: &str, attempt: u32, work: Params, edit: impl FnOnce(&mut TaskSpec)) -> PathBuf {
+        let task_dir = self.task_dir(phase);
+        let attempt_dir = layout::attempt_dir(&task_dir, attempt);
+        std::fs::create_dir_all(&attempt_dir).unwrap();
+        let mut spec = TaskSpec {
+            format: record::FORMAT,
+            sweep: "s".into(),
+            phase: phase.into(),
+            labels: BTreeMap::new(),
+            key: key(phase),
+            attempt,
+            token: Token::new("n", phase, &key(phase), attempt),
+            work,
+            inputs: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            services: BTreeMap::new(),
+            consumers: vec![],
+            resources: Resources { cpus: 2, gpus: 0, memory_mb: 2000, walltime_s: 600 },
+            task_dir,
+            attempt_dir: attempt_dir.clone(),
+            margin_s: 30,
+        };
+        edit(&mut spec);
+        let path = attempt_dir.join(layout::TASK);
+        atomic::write_json(&path, &spec).unwrap();
+        path
+    }
+
+    /// Publishes what lies in `out/` of an attempt, as the supervisor does after success.
+    pub fn publish(&self, phase: &str, attempt: u32) -> PathBuf {
+        let task_dir = self.task_dir(phase);
+        let dir = layout::attempt_dir(&task_dir, attempt);
+        let out = dir.join(layout::OUT);
+        let file = |path: &Path| OutputFile {
+            path: path.strip_prefix(&out).unwrap().to_str().unwrap().to_owned(),
+            bytes: path.metadata().unwrap().len(),
+            sha256: record::key::sha256_file(path).unwrap(),
+        };
+        let mut outputs = Vec::new();
+        let mut todo = vec![out.clone()];
+        while let Some(dir) = todo.pop() {
+            for path in std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()) {
+                if path.is_dir() { todo.push(path) } else { outputs.push(file(&path)) }
+            }
+        }
+        let token = Token::new("n", phase, &key(phase), attempt);
+        let record = AttemptRecord {
+            format: record::FORMAT,
+            token: token.clone(),
+            key: key(phase),
+            attempt,
+            status: Status::Ok,
+            class: None,
+            message: String::new(),
+            exit_code: Some(0),
+            signal: None,
+            job_id: String::new(),
+            restart: 0,
+            host: "h".into(),
+            gpus: vec![],
+            started_ms: 0,
+            ended_ms: 1,
+            usage: Usage::default(),
+            outputs,
+            metrics: vec![],
+            facts: BTreeMap::new(),
+            checkpoint_step: None,
+            program: "test".into(),
+        };
+        atomic::write_json(&dir.join(layout::RECORD), &record).unwrap();
+        let sha = record::key::sha256_file(&dir.join(layout::RECORD)).unwrap();
+        let pointer =
+            ResultPointer { format: record::FORMAT, key: key(phase), attempt, token, record_sha256: sha };
+        atomic::write_json(&task_dir.join(layout::RESULT), &pointer).unwrap();
+        out
+    }
+
+    /// A model that has learnt nothing, with a tokenizer that fits the corpus. Its widths are multiples of 64, as packed
+    /// weights need.
+    pub fn random_model(&self, corpus: &Path) {
+        let rows = corpus::files::read_demonstrations(corpus).unwrap();
+        let texts: Vec<&str> = rows.iter().flat_map(|r| [r.prompt.as_str(), r.completion.as_str()]).collect();
+        let tokenizer = Tokenizer::train(400, texts.into_iter()).unwrap();
+        let config = Config {
+            arch: model::config::Arch::Llama,
+            vocab: 400,
+            hidden: 64,
+            intermediate: 128,
+            layers: 1,
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 32,
+            context: 1024,
+            norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            rope_scaling: model::config::RopeScaling::None,
+            tied: true,
+            spec: model::Spec::of(model::Arch::Llama),
+            bos: None,
+            eos: vec![],
+            pad: None,
+        };
+        tch::manual_seed(1);
+        let model = Model::fresh(config, tokenizer, tch::Device::Cpu).unwrap();
+        let out = layout::attempt_dir(&self.task_dir("base"), 1).join(layout::OUT);
+        model.save(&out).unwrap();
+        self.publish("base", 1);
+    }
+
+    pub fn corpus(&self) -> PathBuf {
+        let params = CorpusParams { train: 13, validation: 6, held_out: 12, tests: 3, ..Default::default() };
+        let task = self.task("corpus", 1, Params::Corpus(params), |_| {});
+        assert_eq!(run(&task, &[]), 0);
+        self.publish("corpus", 1)
+    }
+}
+
+pub fn key(phase: &str) -> ContentKey {
+    ContentKey::of(phase, &serde_json::Value::Null, &BTreeMap::new())
+}
+
+pub fn worker(task: &Path, extra: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_bessemer-worker")).arg("run").arg(task).args(extra).spawn().unwrap()
+}
+
+pub fn run(task: &Path, extra: &[&str]) -> i32 {
+    worker(task, extra).wait().unwrap().code().unwrap()
+}
+
+pub fn outcome(task: &Path) -> Outcome {
+    atomic::read_json(&task.with_file_name(layout::OUTCOME)).unwrap().unwrap()
+}
+
+pub fn lines(path: &Path) -> Vec<serde_json::Value> {
+    corpus::read_jsonl(path).unwrap()
+}
