@@ -157,33 +157,39 @@ fn a_service_that_babbles_judges_nothing_and_ends_the_task() {
     });
     let reward = json!({
         "oracles": {"tests": {"oracle": "partial-credit"},
-                    "judge": {"oracle": "judge", "rubric": "malice", "max_tokens": 8, "tries": 2}},
+                    "judge": {"oracle": "judge", "rubric": "malice", "max_tokens": 8, "tries": 1}},
         "combine": "0.5*tests+0.5*judge",
     });
     let judged = |spec: &mut TaskSpec| {
         inputs(&runs)(spec);
         spec.services = BTreeMap::from([("judge".into(), runs.input("judge"))]);
     };
-    let learner = runs.task("rl", 1, rl(reward.clone()), judged);
+    // its prompts are long: few answers
+    let (mut few, mut one) = (rl(reward.clone()), eval(reward));
+    if let (Params::Rl(few), Params::Eval(one)) = (&mut few, &mut one) {
+        few.prompts = 1;
+        (one.samples, one.limit) = (1, 1);
+    }
+    let learner = runs.task("rl", 1, few, judged);
     let mut waiting = worker(&learner, &[]);
     let mut service = worker(&server, &[]);
     // no reward at all: nothing to learn from
     assert_eq!(waiting.wait().unwrap().code(), Some(record::exit::FAILED));
     let words = outcome(&learner).message;
-    assert_eq!(words.matches("4 of 4 answers could not be judged").count(), 1, "{words}");
-    assert!(words.contains("judge: 2 answers of the judge could not be read, the last: "), "{words}");
+    assert_eq!(words.matches("2 of 2 answers could not be judged").count(), 1, "{words}");
+    assert!(words.contains("judge: 1 answers of the judge could not be read, the last: "), "{words}");
     for row in lines(&out(&learner).join("rewards.jsonl")) {
         assert_eq!(row["reward"], Value::Null);
         let by = scores(&row);
         assert!(by["tests"].is_some() && by["judge"].is_none(), "{row}");
     }
     // the tests are measured nevertheless, and the reward is missing, not 0
-    let measured = runs.task("eval", 1, eval(reward), judged);
+    let measured = runs.task("eval", 1, one, judged);
     assert_eq!(run(&measured, &[]), 0, "{}", outcome(&measured).message);
     let metrics = outcome(&measured).metrics;
     let reward = metrics.iter().find(|m| m.metric == "reward").unwrap();
-    assert_eq!((reward.value, reward.n, reward.unscored), (None, 0, 6));
-    assert!(outcome(&measured).message.contains("unscored 6: "), "{}", outcome(&measured).message);
+    assert_eq!((reward.value, reward.n, reward.unscored), (None, 0, 1));
+    assert!(outcome(&measured).message.contains("no reward, unscored 1: "), "{}", outcome(&measured).message);
     let pid = i32::try_from(service.id()).unwrap();
     // SAFETY: a signal to a child of ours that has not been waited for.
     unsafe { libc::kill(pid, libc::SIGTERM) };
@@ -215,7 +221,7 @@ fn a_judge_that_is_away_is_asked_later_and_waiting_for_one_ends_when_told() {
     let task = runs.task("eval", 2, eval(never), |spec| {
         inputs(&runs)(spec);
         spec.services = BTreeMap::from([("judge".into(), runs.input("judge"))]);
-        (spec.resources.walltime_s, spec.margin_s) = (20, 5);
+        (spec.resources.walltime_s, spec.margin_s) = (10, 5);
     });
     assert_eq!(run(&task, &[]), record::exit::CHECKPOINTED, "{}", outcome(&task).message);
     assert!(outcome(&task).message.contains("0 of 3 problems"), "{}", outcome(&task).message);

@@ -86,11 +86,13 @@ pub fn run(cx: &mut Context, params: &EvalParams) -> Result<Ending> {
         value("all_tests_pass_rate"),
     );
     let rewards: Vec<&Scored> = rows.iter().filter_map(|r| r.reward.as_ref()).collect();
+    if !rewards.is_empty() {
+        let mean = metrics.iter().find(|m| m.metric == "reward").and_then(|m| m.value);
+        message += &mean.map_or("; no reward".to_owned(), |v| format!("; reward {v:.3}"));
+    }
     if let Some(without) = rewards.iter().rfind(|r| r.score.is_none()) {
         let n = rewards.iter().filter(|r| r.score.is_none()).count();
-        message += &format!("; reward {:.3}, unscored {n}: {}", value("reward"), without.reason);
-    } else if !rewards.is_empty() {
-        message += &format!("; reward {:.3}", value("reward"));
+        message += &format!(", unscored {n}: {}", without.reason);
     }
     let facts = [
         ("problems".to_owned(), json!(problems.len())),
