@@ -366,6 +366,32 @@ fn a_service_that_takes_the_last_slot_is_ended_and_told_rather_than_waited_for()
 }
 
 #[test]
+fn a_service_whose_consumers_failed_is_ended_and_not_waited_for() {
+    let lab = served();
+    lab.fake.with(|w| w.slots = Some(2));
+    let mut engine = lab.create();
+    let fake = lab.fake.clone();
+    let mut rounds = 0;
+    let report = engine
+        .drive(&AtomicBool::new(false), |_| {
+            rounds += 1;
+            assert!(rounds < 20, "the service is waited for: {:?}", fake.live());
+            for id in fake.live() {
+                match fake.spec(&id).phase.as_str() {
+                    "judge" if fake.job(&id).state == JobState::Waiting => fake.start(&id),
+                    "judge" => {}
+                    "use" => fake.fail(&id, FailureClass::UserError),
+                    _ => fake.succeed(&id),
+                }
+            }
+        })
+        .unwrap();
+    assert_eq!(report.ended, Ended::Stuck);
+    assert!(fake.live().is_empty(), "{report:?}");
+    assert_eq!(fake.with(|w| w.cancels.len()), 1, "told once");
+}
+
+#[test]
 fn a_machine_that_another_sweep_has_filled_is_waited_for() {
     let lab = Lab::new(chain());
     lab.fake.with(|w| w.slots = Some(0));

@@ -12,6 +12,7 @@ use crate::retry::Who;
 use crate::state::AttemptState;
 use crate::view::View;
 use cluster::backend::JobRef;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -73,6 +74,7 @@ impl Engine {
         let mut stopped = self.retry(lease, &mut round, &Filter::all(), Who::Person)?;
         let mut shown: Option<Instant> = None;
         let mut told_to_end = false;
+        let mut leaving = HashSet::new();
         let papers = self.papers()?;
         let desk = papers.desk();
         loop {
@@ -90,6 +92,9 @@ impl Engine {
                 self.hand_in_at(lease, &mut round, &desk, driver)?;
             }
             let stands = round.board.stands();
+            if driver && !stopping {
+                self.end_idle_services(&mut round, &stands, &mut leaving);
+            }
             let live = stands.iter().filter(|s| **s == Stand::Live).count();
             let due_ms = next_due(&round, &stands);
             let waiting = due_ms.is_some() && !stopping;
@@ -172,6 +177,19 @@ impl Engine {
         }
     }
 
+    /// Ends services that run for nobody: a consumer that failed leaves no result to go by, and until the service's own
+    /// patience ends its share of the machine would be lost. `told` are the attempts that have been told.
+    fn end_idle_services(&self, round: &mut Round, stands: &[Stand], told: &mut HashSet<i64>) {
+        let idle = (0..stands.len()).filter(|&k| runs_for_nobody(round, stands, k));
+        let newest = idle.filter_map(|k| round.board.newest[k].as_ref());
+        let jobs: Vec<JobRef> = newest.filter(|a| told.insert(a.id)).filter_map(to_cancel).collect();
+        if !jobs.is_empty()
+            && let Err(e) = self.backend.cancel(&jobs)
+        {
+            round.report.warnings.push(format!("cannot end the services that nobody needs: {e}"));
+        }
+    }
+
     /// Until something can have changed. On a cluster the site's polling floor holds (specs: F14).
     fn pause(&self, driver: bool, due_ms: Option<i64>, stop: &AtomicBool, stopping: bool) {
         let until_due = due_ms.map_or(Duration::MAX, |due| {
@@ -194,6 +212,15 @@ const FULL: &str = "waiting: jobs of another sweep hold this machine's slots";
 const STARVED: &str = "only services are running, and they leave no room for those that need them: give them less \
      `resources`, or this site more; then `bessemer resume`";
 
+/// Whether task `k` is a running service, some consumer of it failed, and none can still run.
+fn runs_for_nobody(round: &Round, stands: &[Stand], k: usize) -> bool {
+    let consumers = &round.board.consumers[k];
+    round.board.tasks[k].service
+        && stands[k] == Stand::Live
+        && consumers.iter().any(|&c| stands[c] != Stand::Done)
+        && !consumers.iter().any(|&c| matches!(stands[c], Stand::Live | Stand::Pending))
+}
+
 /// Whether nothing but services runs, and one that needs them finds no room: that would last until the services give up.
 fn starved(round: &Round, stands: &[Stand]) -> bool {
     let full = matches!(round.report.stopped, Some(Stop::Limit(_)));
@@ -204,7 +231,9 @@ fn starved(round: &Round, stands: &[Stand]) -> bool {
         let pending = |c: usize| stands[c] == Stand::Pending && !round.is_withheld(c);
         round.board.consumers[service].iter().any(|&c| pending(c) && due(c))
     };
-    full && live.peek().is_some() && live.clone().all(|k| round.board.tasks[k].service) && live.any(waiting)
+    // one that has been told to leave makes room
+    let stays = |k: usize| round.board.tasks[k].service && !runs_for_nobody(round, stands, k);
+    full && live.peek().is_some() && live.clone().all(stays) && live.any(waiting)
 }
 
 /// When the next attempt that waits for its time may go out, milliseconds since the epoch.
