@@ -48,6 +48,10 @@ fn section(title: &str, defs: &Value, name: &str) -> String {
             meaning.push_str(&format!(" One of {}.", choices.join(", ")));
         }
         let default = match rule.get("default") {
+            // a mapping may always be left empty; anything else that may be null may be left out
+            None if rule.to_string().replace("\"object\",\"null\"", "").contains("\"null\"") => {
+                "-".to_owned()
+            }
             None => "required".to_owned(),
             Some(Value::Object(map)) if !map.is_empty() => "see lora".to_owned(),
             Some(Value::String(s)) => format!("`{s}`"),
