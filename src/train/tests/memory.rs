@@ -40,6 +40,7 @@ fn losses(limit_mb: Option<u64>) -> (Vec<f64>, Vec<String>, Option<u64>) {
 }
 
 #[test]
+#[ignore = "depends on how threads reserve addresses: run it alone (cargo test -p bessemer-train --test memory -- --ignored)"]
 fn out_of_memory_halves_the_pass_and_keeps_the_step() {
     if std::env::var_os(CHILD).is_some() {
         let (losses, notes, tokens) = losses(Some(200));
