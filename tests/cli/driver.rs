@@ -42,12 +42,8 @@ fn number(name: &str, default: u64) -> u64 {
 
 fn place() -> (Place, String) {
     let p = Place::new();
-    let pool = format!("p{}", p.dir.path().file_name().unwrap().to_string_lossy().replace('.', ""));
     p.write("job.yaml", CHAINS);
-    p.write(
-        "here.yaml",
-        &format!("bessemer_site: 1\nname: here\nscheduler: local\nlocal: {{cpus: 3, memory: 1GB, gpus: 0, pool: {pool}}}\n"),
-    );
+    let pool = p.local_site(3);
     (p, pool)
 }
 

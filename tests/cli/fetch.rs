@@ -41,11 +41,7 @@ fn place() -> Place {
     let place = Place::new();
     place.write("job.yaml", JOB);
     place.write("rows.jsonl", "{\"a\": 1}\n");
-    let pool = place.dir.path().file_name().unwrap().to_string_lossy().replace('.', "");
-    let site = format!(
-        "bessemer_site: 1\nname: here\nscheduler: local\nlocal: {{cpus: 2, memory: 1GB, gpus: 0, pool: p{pool}}}\n"
-    );
-    place.write("here.yaml", &site);
+    place.local_site(2);
     place
 }
 

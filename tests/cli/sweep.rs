@@ -48,17 +48,10 @@ phases:
           echo done > d
 "#;
 
-/// Two slots, whatever this machine has, and nothing shared with other sweeps of this user.
 fn place(job: &str) -> Place {
     let place = Place::new();
     place.write("job.yaml", job);
-    let pool = place.dir.path().file_name().unwrap().to_string_lossy().replace('.', "");
-    place.write(
-        "here.yaml",
-        &format!(
-            "bessemer_site: 1\nname: here\nscheduler: local\nlocal: {{cpus: 2, memory: 1GB, gpus: 0, pool: p{pool}}}\n"
-        ),
-    );
+    place.local_site(2);
     place
 }
 

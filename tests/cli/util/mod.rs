@@ -205,6 +205,15 @@ impl Place {
         std::fs::write(path, text).unwrap();
     }
 
+    /// `here.yaml`: this machine with so many slots, whatever it has, and nothing shared with other sweeps of this user.
+    /// Returns the pool's name.
+    pub fn local_site(&self, cpus: u32) -> String {
+        let pool = format!("p{}", self.dir.path().file_name().unwrap().to_string_lossy().replace('.', ""));
+        let local = format!("local: {{cpus: {cpus}, memory: 1GB, gpus: 0, pool: {pool}}}");
+        self.write("here.yaml", &format!("bessemer_site: 1\nname: here\nscheduler: local\n{local}\n"));
+        pool
+    }
+
     /// An executable; `bin/` comes first in PATH.
     pub fn program(&self, name: &str, text: &str) {
         use std::os::unix::fs::PermissionsExt;

@@ -22,6 +22,7 @@ pub fn soak(runs: usize, mut say: impl FnMut(&str)) -> Vec<String> {
     let languages: Vec<_> =
         sandbox.languages().into_iter().filter(|(_, found)| found.is_ok()).map(|(name, _)| name).collect();
     let mut wrong = Vec::new();
+    fill(&sandbox);
     let start = Instant::now();
     let (mut done, mut first, mut round) = (0, None, 0);
     let a_round = (runs / 40).clamp(200, 20_000);
@@ -53,7 +54,7 @@ pub fn soak(runs: usize, mut say: impl FnMut(&str)) -> Vec<String> {
         }
         let rate = per_second(done, start);
         say(&format!("{done} runs, {rate:.0}/s, {} wrong; {}", wrong.len(), seen.line()));
-        // The first round makes every slot, and fills caches.
+        // Every slot stands; the first round fills caches.
         match &first {
             None => first = Some(seen),
             Some(first) => {
@@ -74,6 +75,27 @@ pub fn soak(runs: usize, mut say: impl FnMut(&str)) -> Vec<String> {
     wrong
 }
 
+/// Makes every slot. They start when they are first needed, and which worker gets the few jobs that need its second slot is
+/// chance: without this, one that starts in a later round looks like growth.
+fn fill(sandbox: &Sandbox) {
+    let limits = Limits { wall_s: 120.0, cpu_s: 120.0, ..Limits::default() };
+    // Long enough that every worker has one of them at the same time, as a rule.
+    let tests = "import time\ndef test_f():\n  time.sleep(0.3)\n  assert f == 1";
+    let job = |i: usize| Job { limits, ..Job::pytest(format!("fill/{i}"), "f = 1", tests) };
+    let pause = || std::thread::sleep(std::time::Duration::from_millis(20));
+    let of = |jobs: Vec<Job>| {
+        for result in sandbox.run_batch(&jobs) {
+            assert_eq!(result.verdict, Verdict::Pass, "a slot cannot be made: {:?}", result.reason);
+        }
+        // A run's processes are gone a moment after its report.
+        (0..10).inspect(|_| pause()).map(|_| descendants().len()).min().unwrap_or_default()
+    };
+    let of_one = of(vec![job(0)]);
+    let full = of_one * sandbox.slots();
+    let made = (0..50).any(|_| of((0..sandbox.slots()).map(job).collect()) >= full);
+    assert!(made, "{} processes after 50 batches, {of_one} of the first slot", descendants().len());
+}
+
 #[allow(clippy::cast_precision_loss, reason = "a rate")]
 fn per_second(n: usize, since: Instant) -> f64 {
     n as f64 / since.elapsed().as_secs_f64()
@@ -90,7 +112,8 @@ fn tempdir() -> std::path::PathBuf {
 struct Seen {
     processes: usize,
     mounts: usize,
-    descriptors: usize,
+    /// Process, and what the descriptor is of.
+    descriptors: Vec<(u32, String)>,
     /// Of the slots: files and KiB in scratch, as programs see them.
     scratch: Vec<(u64, u64)>,
     own_kb: u64,
@@ -102,12 +125,22 @@ impl Seen {
         let below = descendants();
         let lines = |path: String| fs::read_to_string(path).map_or(0, |t| t.lines().count());
         let everybody = || below.iter().copied().chain([std::process::id()]);
-        let fds = |pid: u32| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+        let fds = |pid: u32| {
+            let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+            let mut of: Vec<_> = links
+                .filter_map(|l| Some((pid, fs::read_link(l.path()).ok()?.to_string_lossy().into_owned())))
+                .collect();
+            // A slot keeps its program's file open where that is the only one, to write the next over it.
+            if let Some(kept) = of.iter().position(|(_, of)| of.starts_with("/prog/")) {
+                of.swap_remove(kept);
+            }
+            of
+        };
         let slots_kb = below.iter().map(|pid| resident_kb(*pid)).sum();
         Self {
             processes: below.len(),
             mounts: everybody().map(|pid| lines(format!("/proc/{pid}/mountinfo"))).sum(),
-            descriptors: everybody().map(fds).sum(),
+            descriptors: everybody().flat_map(fds).collect(),
             scratch: scratch(sandbox),
             own_kb: resident_kb(std::process::id()),
             slots_kb,
@@ -117,7 +150,11 @@ impl Seen {
     fn line(&self) -> String {
         let mut text = format!(
             "{} processes, {} mounts, {} descriptors, {} KiB ours, {} KiB of slots, scratch",
-            self.processes, self.mounts, self.descriptors, self.own_kb, self.slots_kb
+            self.processes,
+            self.mounts,
+            self.descriptors.len(),
+            self.own_kb,
+            self.slots_kb
         );
         for (files, kb) in &self.scratch {
             let _ = write!(text, " {files} files {kb} KiB");
@@ -135,7 +172,11 @@ impl Seen {
         };
         count("processes", self.processes, first.processes);
         count("mounts", self.mounts, first.mounts);
-        count("descriptors", self.descriptors, first.descriptors);
+        count("descriptors", self.descriptors.len(), first.descriptors.len());
+        if self.descriptors.len() > first.descriptors.len() {
+            let new = self.descriptors.iter().filter(|d| !first.descriptors.contains(d));
+            grown.push(format!("new descriptors (process, of what): {:?}", new.collect::<Vec<_>>()));
+        }
         let most = |s: &Self| s.scratch.iter().copied().max().unwrap_or_default();
         if most(self) > most(first) {
             grown.push(format!("scratch {:?}, {:?} at first", most(self), most(first)));

@@ -19,6 +19,10 @@ impl Runs {
         Self(tempfile::tempdir().unwrap())
     }
 
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
     pub fn task_dir(&self, phase: &str) -> PathBuf {
         layout::task_dir(self.0.path(), &key(phase))
     }
@@ -155,6 +159,12 @@ pub fn worker(task: &Path, extra: &[&str]) -> Child {
 
 pub fn run(task: &Path, extra: &[&str]) -> i32 {
     worker(task, extra).wait().unwrap().code().unwrap()
+}
+
+/// As [`run`], with variables of the environment.
+pub fn run_with(task: &Path, env: &[(&str, &Path)]) -> i32 {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bessemer-worker"));
+    command.arg("run").arg(task).envs(env.iter().copied()).status().unwrap().code().unwrap()
 }
 
 pub fn outcome(task: &Path) -> Outcome {
