@@ -132,8 +132,9 @@ impl Slot {
         if let (Some(one), Some(held)) = (&alone, &self.source)
             && one.path == held.path
         {
-            held.file.set_len(0)?;
+            // In this order the file keeps its memory; what the last program had more is gone, to the byte.
             held.file.write_all_at(&one.data, 0)?;
+            held.file.set_len(one.data.len() as u64)?;
         } else {
             self.source = None;
             clean::empty(&self.prog)?;

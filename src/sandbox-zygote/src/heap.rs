@@ -70,6 +70,9 @@ pub fn fill_pools() {
 pub fn fill_malloc() {
     // SAFETY: plain calls of the C library; blocks are taken and never given back, but the one from the heap's end.
     unsafe {
+        // No list of small blocks that wait for being joined: the first large block of a run would join them all, and
+        // write to every page where one lies.
+        libc::mallopt(libc::M_MXFAST, 0);
         let end = || libc::sbrk(0) as usize - libc::mallinfo2().keepcost;
         let mut size = 64 * 1024;
         let mut taken = 0;

@@ -39,6 +39,21 @@ struct ZygoteSpawner {
     tools: Tools,
     /// Shared with a child until it is ready: what went wrong before.
     error: *mut AtomicI32,
+    fork: unsafe extern "C" fn() -> libc::pid_t,
+}
+
+/// `_Fork` where the C library has it (glibc 2.34), else `fork`: what `fork` does besides is for threads and for handlers
+/// that libraries leave there for threads. This process has one, and touches fewer pages without.
+fn plain_fork() -> unsafe extern "C" fn() -> libc::pid_t {
+    // SAFETY: looks a name up; the function of that name has this type.
+    unsafe {
+        let found = libc::dlsym(libc::RTLD_DEFAULT, c"_Fork".as_ptr());
+        if found.is_null() {
+            libc::fork
+        } else {
+            std::mem::transmute::<*mut libc::c_void, unsafe extern "C" fn() -> libc::pid_t>(found)
+        }
+    }
 }
 
 const PAGE: usize = 4096;
@@ -72,7 +87,7 @@ impl Spawner for ZygoteSpawner {
         let error = unsafe { &*self.error };
         error.store(0, Ordering::Relaxed);
         // SAFETY: this process has one thread, which holds the interpreter's lock; the child goes on with both.
-        match unsafe { libc::fork() } {
+        match unsafe { (self.fork)() } {
             -1 => Err(SlotError(format!("fork: {}", std::io::Error::last_os_error()))),
             0 => self.become_program(task, fds, limits),
             pid => Ok(pid),
@@ -151,6 +166,7 @@ fn sample(tools: &Tools, text: &CStr, sheet: &pages::Sheet) -> Result<bool> {
             -1 => Err(SlotError(format!("fork: {}", std::io::Error::last_os_error()))),
             0 => {
                 if prepare_child(&fds, &[]).is_ok() {
+                    sheet.begin();
                     script::run(tools, text.to_bytes_with_nul(), Some(sheet));
                 }
                 libc::_exit(1)
@@ -167,7 +183,12 @@ fn sample(tools: &Tools, text: &CStr, sheet: &pages::Sheet) -> Result<bool> {
 fn serve(hello: &[u8], tools: Tools) -> Result<()> {
     let mut hello = Hello::decode(hello).map_err(|e| SlotError(e.to_string()))?;
     hello.interpreter = python::version();
-    let spawner = Box::new(ZygoteSpawner { exec: ExecSpawner::default(), tools, error: shared_page()? });
+    let spawner = Box::new(ZygoteSpawner {
+        exec: ExecSpawner::default(),
+        tools,
+        error: shared_page()?,
+        fork: plain_fork(),
+    });
     let tools = &spawner.tools;
     // Speed only: where a step is refused the runs are slower, and right.
     heap::fill_pools();

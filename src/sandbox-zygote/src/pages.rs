@@ -61,8 +61,16 @@ pub fn writable_pages() -> Vec<usize> {
     writable().unwrap_or_default().iter().flat_map(|r| (r.start..r.end).step_by(PAGE)).collect()
 }
 
+fn add(to: &mut Stretches, page: usize) {
+    match to.last_mut() {
+        Some((at, len)) if *at + *len == page => *len += PAGE,
+        _ => to.push((page, PAGE)),
+    }
+}
+
 /// Moves all writable memory into a sealed memfd, mapped private at the same addresses. Nobody can write that file:
 /// it is sealed, and has no descriptor any more.
+///
 pub fn snapshot() -> Result<()> {
     let all = writable()?;
     let size: usize = all.iter().map(|r| r.end - r.start).sum();
@@ -207,7 +215,7 @@ pub fn populate() {
 
 /// Where a sample run puts what the kernel says of its pages; shared with process 1.
 pub struct Sheet {
-    regions: Vec<(usize, usize)>,
+    regions: Vec<Region>,
     words: *mut u64,
     len: usize,
 }
@@ -215,13 +223,36 @@ pub struct Sheet {
 const PRESENT: u64 = 1 << 63;
 const OF_A_FILE: u64 = 1 << 61;
 const ONLY_OURS: u64 = 1 << 56;
+/// Each page is a mapping of its own while a sample runs, and the kernel allows some 65,000 of them.
+const PAGES_MAX: usize = 40_000;
+
+/// What a sample run did with a page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    None,
+    Read,
+    Wrote,
+}
+
+impl Region {
+    fn pages(&self) -> usize {
+        (self.end - self.start) / PAGE
+    }
+
+    /// Code and constants of a file.
+    fn is_fixed(&self) -> bool {
+        self.name.starts_with('/') && matches!(self.access.as_str(), "r-xp" | "r--p")
+    }
+}
 
 impl Sheet {
     fn new() -> Result<Self> {
         let mut all = regions()?;
-        all.retain(|r| r.access == "rw-p");
-        let regions: Vec<_> = all.iter().map(|r| (r.start, r.end)).collect();
-        let len: usize = regions.iter().map(|(a, b)| (b - a) / PAGE).sum();
+        all.retain(|r| r.access == "rw-p" || r.is_fixed());
+        if all.iter().map(Region::pages).sum::<usize>() > PAGES_MAX {
+            all.retain(|r| r.access == "rw-p");
+        }
+        let len: usize = all.iter().map(Region::pages).sum();
         // SAFETY: a new shared mapping, or failure.
         let words = unsafe {
             libc::mmap(
@@ -236,7 +267,32 @@ impl Sheet {
         if words == libc::MAP_FAILED {
             return Err(os("mmap"));
         }
-        Ok(Self { regions, words: words.cast(), len })
+        Ok(Self { regions: all, words: words.cast(), len })
+    }
+
+    /// In the sample run, at its start: what was mapped from files is forgotten, and from here on the kernel maps what is
+    /// touched and nothing around it. (It maps sixteen pages for a fault, but within one mapping; so every page is made
+    /// one, by advice that means nothing here and is different from that of its neighbours.)
+    pub fn begin(&self) {
+        self.fill();
+        let mut at = self.words;
+        let whole = self.len <= PAGES_MAX;
+        for r in self.regions.iter().filter(|_| whole) {
+            for (i, page) in (r.start..r.end).step_by(PAGE).enumerate() {
+                // SAFETY: advice on a page of ours; what is dropped is a clean page of a file. The word is within the sheet.
+                unsafe {
+                    let word = *at.add(i);
+                    if r.name != "[stack]" && i % 2 == 0 {
+                        libc::madvise(page as *mut libc::c_void, PAGE, libc::MADV_RANDOM);
+                    }
+                    if word & PRESENT != 0 && word & OF_A_FILE != 0 {
+                        libc::madvise(page as *mut libc::c_void, PAGE, libc::MADV_DONTNEED);
+                    }
+                }
+            }
+            // SAFETY: the sheet has a word for each page of the regions.
+            at = unsafe { at.add(r.pages()) };
+        }
     }
 
     /// In the sample run, at its end: what the kernel says of each page. Allocates nothing.
@@ -245,20 +301,24 @@ impl Sheet {
         unsafe {
             let fd = libc::open(c"/proc/self/pagemap".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
             let mut word = self.words;
-            for (start, end) in &self.regions {
-                let pages = (end - start) / PAGE;
-                let at = libc::off_t::try_from(start / PAGE * 8).unwrap_or(0);
-                libc::pread(fd, word.cast(), pages * 8, at);
-                word = word.add(pages);
+            for r in &self.regions {
+                let at = libc::off_t::try_from(r.start / PAGE * 8).unwrap_or(0);
+                libc::pread(fd, word.cast(), r.pages() * 8, at);
+                word = word.add(r.pages());
             }
+            libc::close(fd);
         }
     }
 
-    fn take(&self) -> Vec<bool> {
+    fn take(&self) -> Vec<Use> {
         // SAFETY: the mapping has this many words, and the sample run that wrote them has ended.
         let words = unsafe { std::slice::from_raw_parts_mut(self.words, self.len) };
-        let wrote = |w: &u64| w & PRESENT != 0 && w & OF_A_FILE == 0 && w & ONLY_OURS != 0;
-        let seen = words.iter().map(wrote).collect();
+        let used = |w: &u64| match w & (PRESENT | OF_A_FILE | ONLY_OURS) {
+            w if w & PRESENT == 0 => Use::None,
+            w if w & OF_A_FILE == 0 && w & ONLY_OURS != 0 => Use::Wrote,
+            _ => Use::Read,
+        };
+        let seen = words.iter().map(used).collect();
         words.fill(0);
         seen
     }
@@ -271,51 +331,77 @@ impl Drop for Sheet {
     }
 }
 
-/// What sample runs wrote.
+/// Stretches of pages: address and length.
+type Stretches = Vec<(usize, usize)>;
+
+/// What sample runs used.
 #[derive(Default)]
 pub struct Learnt {
-    /// Pages that some run wrote.
-    some: Vec<(usize, usize)>,
+    /// Writable pages that some run read or wrote.
+    some: Stretches,
     /// Pages that every run wrote.
-    every: Vec<(usize, usize)>,
+    every: Stretches,
+    /// Pages of code and constants that some run used, by mapping.
+    fixed: Vec<(Region, Stretches)>,
 }
 
-/// Runs samples and notes the pages that they write. `sample` forks, and its child calls [`Sheet::fill`] at the end and
-/// leaves; it returns false when that went wrong.
+/// Runs samples and notes the pages that they use. `sample` forks, and its child calls [`Sheet::begin`] first and
+/// [`Sheet::fill`] at the end, and leaves; it returns false when that went wrong.
 pub fn learn(samples: usize, mut sample: impl FnMut(usize, &Sheet) -> bool) -> Result<Learnt> {
     let sheet = Sheet::new()?;
-    let mut times = vec![0_usize; sheet.len];
+    let mut written = vec![0_usize; sheet.len];
+    let mut used = vec![false; sheet.len];
     for i in 0..samples {
         if !sample(i, &sheet) {
             return Err(SlotError(format!("sample program {i} did not end well")));
         }
-        for (n, wrote) in times.iter_mut().zip(sheet.take()) {
-            *n += usize::from(wrote);
+        for ((n, used), how) in written.iter_mut().zip(&mut used).zip(sheet.take()) {
+            *n += usize::from(how == Use::Wrote);
+            *used |= how != Use::None;
         }
     }
     let mut learnt = Learnt::default();
-    let pages = sheet.regions.iter().flat_map(|(a, b)| (*a..*b).step_by(PAGE));
-    for (page, n) in pages.zip(&times) {
-        let add = |to: &mut Vec<(usize, usize)>| match to.last_mut() {
-            Some((at, len)) if *at + *len == page => *len += PAGE,
-            _ => to.push((page, PAGE)),
-        };
-        if *n > 0 {
-            add(&mut learnt.some);
+    let mut marks = written.iter().zip(&used);
+    for r in &sheet.regions {
+        let mut mine = Stretches::new();
+        for (page, (n, used)) in (r.start..r.end).step_by(PAGE).zip(&mut marks) {
+            if *used {
+                add(&mut mine, page);
+            }
+            if *n == samples {
+                add(&mut learnt.every, page);
+            }
         }
-        if *n == samples {
-            add(&mut learnt.every);
+        if r.is_fixed() {
+            learnt.fixed.push((r.clone(), mine));
+        } else {
+            learnt.some.extend(mine);
         }
     }
     Ok(learnt)
 }
 
-/// After a [`snapshot`]: makes what runs write anonymous memory of ours, so that a fork finds it mapped and copies no
-/// other entries; and remembers what a child gets at once.
-pub fn heat(learnt: Learnt) {
-    for (at, len) in &learnt.some {
+fn fill_in(stretches: &Stretches) {
+    for (at, len) in stretches {
         // SAFETY: fills in private pages of ours with what they hold.
         unsafe { libc::madvise(*at as *mut libc::c_void, *len, libc::MADV_POPULATE_WRITE) };
+    }
+}
+
+/// After a [`snapshot`]: makes what runs use anonymous memory of ours, so that a fork finds it mapped and copies no other
+/// entries, and a child takes no fault to read it; and remembers what a child gets at once.
+pub fn heat(learnt: Learnt) {
+    fill_in(&learnt.some);
+    for (r, stretches) in learnt.fixed.iter().filter(|(_, s)| !s.is_empty()) {
+        let before = libc::PROT_READ | if r.access == "r-xp" { libc::PROT_EXEC } else { 0 };
+        let (at, len) = (r.start as *mut libc::c_void, r.end - r.start);
+        // SAFETY: a mapping of ours, which keeps what it allowed and holds the bytes that it held.
+        unsafe {
+            if libc::mprotect(at, len, before | libc::PROT_WRITE) == 0 {
+                fill_in(stretches);
+                libc::mprotect(at, len, before);
+            }
+        }
     }
     // A call for a single page costs as much as its fault.
     let worth = learnt.every.into_iter().filter(|(_, len)| *len > PAGE).collect();

@@ -1,7 +1,8 @@
 //! What a run costs, next to what it would cost without us: every variant interleaved in one process on the same
 //! program, CPU time and wall-clock time of each with everything that works for it (slots included).
 //!
-//! `cargo run --release -p bessemer-sandbox --example bench -- [--rounds N] [--write docs/BENCHMARKS.md]`; only the
+//! `cargo run --release -p bessemer-sandbox --example bench -- [--rounds N] [--only NAMES] [--write docs/BENCHMARKS.md]`; `--only`
+//! takes parts of names, with commas between them; only the
 //! ratios mean something on a machine that does other work. `PYTHON` names the interpreter;
 //! `BESSEMER_PYTEST_PYTHON` and `BESSEMER_NUMPY_PYTHON` those that have pytest and numpy (`scripts/profiles.sh`).
 
@@ -49,7 +50,7 @@ fn main() {
     let args: Vec<String> = std::env::args().collect();
     let value = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1));
     let rounds: usize = value("--rounds").and_then(|n| n.parse().ok()).unwrap_or(20);
-    let text = measure(rounds);
+    let text = measure(rounds, value("--only").map(String::as_str));
     println!("{text}");
     if let Some(path) = value("--write") {
         let old = fs::read_to_string(path).expect("the page is there");
@@ -60,7 +61,7 @@ fn main() {
     }
 }
 
-fn measure(rounds: usize) -> String {
+fn measure(rounds: usize, only: Option<&str>) -> String {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = |name: &str, text: &str| {
         let file = dir.path().join(name);
@@ -141,12 +142,16 @@ fn measure(rounds: usize) -> String {
         v.push(Variant::new("bare numpy program", 1.0, 2, || spawn(&[&numpy, &numpy_file], &input, ok)));
         v.push(Variant::new("profile numpy", 1.0, 20, || passed(&warm.run(&arrays))));
     }
+    v.retain(|v| only.is_none_or(|names| names.split(',').any(|n| v.name.contains(n))));
     for one in &mut v {
         (one.call)(); // the first run starts slots and fills caches
     }
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     for _ in 0..rounds {
         v.iter_mut().for_each(Variant::round);
+    }
+    if only.is_some() {
+        return variants(&v);
     }
     let scaling = two_cores(&two, &ten);
     let late = lateness(&warm);
@@ -249,19 +254,10 @@ fn report(v: &[Variant<'_>], scaling: f64, late: f64, load: &str, rounds: usize)
     let mut out = format!(
         "`make bench`, {rounds} rounds; {}; load average at the start {load}. CPU time is that of every process that \
          works for the variant; medians of rounds.\n\n\
-         | variant | CPU us | wall p50 us | wall p99 us |\n| --- | ---: | ---: | ---: |\n",
-        machine()
+         {}",
+        machine(),
+        variants(v)
     );
-    for one in v {
-        let _ = writeln!(
-            out,
-            "| {} | {:.0} | {:.0} | {:.0} |",
-            one.name,
-            one.cpu(),
-            one.wall(0.5),
-            one.wall(0.99)
-        );
-    }
     let _ = write!(
         out,
         "\n| goal | by wall time | by CPU time | target | met (wall) |\n| --- | ---: | ---: | ---: | --- |\n"
@@ -277,6 +273,16 @@ fn report(v: &[Variant<'_>], scaling: f64, late: f64, load: &str, rounds: usize)
         let text = |x: f64| if x.is_nan() { String::new() } else { format!("{x:.2}") };
         let _ =
             writeln!(out, "| {} | {} | {} | {sign} {} | {met} |", g.what, text(wall), text(cpu), g.target);
+    }
+    out
+}
+
+fn variants(v: &[Variant<'_>]) -> String {
+    let mut out =
+        "| variant | CPU us | wall p50 us | wall p99 us |\n| --- | ---: | ---: | ---: |\n".to_owned();
+    for one in v {
+        let (name, cpu, p50, p99) = (one.name, one.cpu(), one.wall(0.5), one.wall(0.99));
+        let _ = writeln!(out, "| {name} | {cpu:.0} | {p50:.0} | {p99:.0} |");
     }
     out
 }
