@@ -6,8 +6,9 @@
 //!   slot over one `SOCK_SEQPACKET` socket ([`wire`]);
 //! - the *keeper* ([`keeper`]): the exec'd binary. It makes process 1 in new namespaces, writes its uid map, and kills
 //!   it when the supervisor is gone;
-//! - *process 1* of the slot: builds the root file system ([`root`]), gives up every privilege ([`privilege`]), installs
-//!   the system-call filter ([`filter`]) that all programs inherit, and serves runs ([`serve`]).
+//! - *process 1* of the slot: builds the root file system ([`root`]), gives up every privilege ([`privilege`]), takes on
+//!   Landlock rules ([`landlock`]) and the system-call filter ([`filter`]) that all programs inherit, and serves runs
+//!   ([`serve`]).
 //!
 //! This crate has few dependencies because it is the whole of what has to be trusted inside.
 
@@ -15,6 +16,7 @@ pub mod clean;
 pub mod filter;
 pub mod filter_list;
 pub mod keeper;
+pub mod landlock;
 pub mod limits;
 pub mod net;
 pub mod observe;

@@ -4,7 +4,7 @@ use crate::root::Built;
 use crate::run::Slot;
 use crate::spawn::{ExecSpawner, Spawner};
 use crate::wire::{Hello, Report, Run, STOP, Setup};
-use crate::{Context, Result, SlotError, filter, limits, net, privilege, wait};
+use crate::{Context, Result, SlotError, filter, landlock, limits, net, privilege, wait};
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -40,6 +40,7 @@ pub fn process_one(setup: &Setup, socket: RawFd, built: Built, net_namespace: bo
         child_signal: wait::child_signal(),
     };
     quiet_stdio()?;
+    let hello = Hello { landlock: landlock::restrict(&slot)?, ..hello };
     filter::install()?;
     // Once the slot serves, an error means that nobody understands us: leaving is the clearest answer.
     let _ = serve(socket, slot, &hello, &mut ExecSpawner::default());
@@ -107,8 +108,9 @@ pub fn serve_inherited(hello: &Hello, mut spawner: Box<dyn Spawner>) -> Result<(
         socket: socket.as_raw_fd(),
     };
     privilege::undumpable()?;
+    let hello = Hello { landlock: landlock::restrict(&slot)?, ..hello.clone() };
     filter::install()?;
-    let _ = serve(socket.as_raw_fd(), slot, hello, spawner.as_mut()); // as in the exec lane
+    let _ = serve(socket.as_raw_fd(), slot, &hello, spawner.as_mut()); // as in the exec lane
     Ok(())
 }
 

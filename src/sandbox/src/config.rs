@@ -1,5 +1,6 @@
 //! What a sandbox is asked to be, and what it turned out to be.
 
+use crate::cgroup::CgroupPolicy;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -15,7 +16,7 @@ pub enum Tier {
     BMinus,
     /// User, process, mount, network, IPC and host name namespaces, own root, filter.
     B,
-    /// As B, with exact memory accounting by a control group.
+    /// As B, with memory and processes counted and limited by a control group.
     A,
 }
 
@@ -56,6 +57,8 @@ pub struct Config {
     pub scratch_files: u64,
     /// Network namespaces.
     pub net: NetPolicy,
+    /// Control groups. Default: `BESSEMER_CGROUP`, else if possible.
+    pub cgroup: CgroupPolicy,
     /// Keep a warm interpreter in each slot, whose forks run Python programs. Without it each run starts its own.
     pub warm_python: bool,
     /// Runs after which a slot is replaced.
@@ -112,6 +115,7 @@ impl Default for Config {
             scratch_mb: 64,
             scratch_files: 8192,
             net: NetPolicy::default(),
+            cgroup: CgroupPolicy::of_environment(),
             warm_python: true,
             runs_per_slot: 10_000,
             numpy: named("BESSEMER_NUMPY_PYTHON"),

@@ -16,6 +16,7 @@
 mod bigint;
 mod bytes;
 mod calls;
+mod cgroup;
 mod checker;
 mod compare;
 mod compile;
@@ -36,6 +37,7 @@ mod value;
 pub mod wire;
 
 pub use bytes::Bytes;
+pub use cgroup::CgroupPolicy;
 pub use checker::Checker;
 pub use compare::Comparator;
 pub use config::{CacheConfig, Config, NetPolicy, SandboxError, Tier};

@@ -1,12 +1,13 @@
 //! The sandbox: a fixed number of slots, and batches over them.
 
+use crate::cgroup::Groups;
 use crate::checker;
 use crate::compile_cache::CompileCache;
 use crate::config::{Config, NetPolicy, SandboxError, Tier};
 use crate::job::{Job, JobResult, Profile};
 use crate::judge::{CANCELLED, Judge};
 use crate::lang::{self, Language, Toolchain};
-use crate::slot_handle::{LOOK_EVERY, SlotHandle};
+use crate::slot_handle::{LOOK_EVERY, Share, SlotHandle};
 use crate::special::{self, SpecialSlots, Specials};
 use slot::wire::{Hello, Setup};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,6 +46,8 @@ pub struct Sandbox {
     toolchains: Vec<Result<Toolchain, String>>,
     hello: Hello,
     tier: Tier,
+    /// Where slots get their control groups, or why they get none.
+    groups: Result<Arc<Groups>, String>,
     /// The warm interpreter's version, or why there is none.
     warm: Result<String, String>,
     specials: Specials,
@@ -61,8 +64,7 @@ struct Pair {
     main: Option<SlotHandle>,
     tester: Option<SlotHandle>,
     special: SpecialSlots,
-    /// The CPU that both keep to.
-    cpu: Option<usize>,
+    share: Share,
 }
 
 impl Sandbox {
@@ -78,14 +80,16 @@ impl Sandbox {
         }
         let cpus = cpus_to_pin(&config);
         let cpu = |i: usize| cpus.get(i % cpus.len().max(1)).copied();
-        let (setup, first, warm) = first_slot(&config, &toolchains, cpu(0))?;
+        let groups = Groups::find(&config.cgroup).map(Arc::new);
+        let share = |i: usize| Share { cpu: cpu(i), groups: groups.as_ref().ok().cloned() };
+        let (setup, first, warm) = first_slot(&config, &toolchains, &share(0))?;
         let hello = first.hello.clone();
-        let (tier, why) = tier_of(&hello, config.net);
+        let (tier, why) = tier_of(&hello, config.net, groups.as_ref().err());
         if tier < config.tier_min {
             return Err(SandboxError::Tier { got: tier, want: config.tier_min, why });
         }
-        let mut free = vec![Pair { main: Some(first), cpu: cpu(0), ..Pair::default() }];
-        free.extend((1..config.slots.max(1)).map(|i| Pair { cpu: cpu(i), ..Pair::default() }));
+        let mut free = vec![Pair { main: Some(first), share: share(0), ..Pair::default() }];
+        free.extend((1..config.slots.max(1)).map(|i| Pair { share: share(i), ..Pair::default() }));
         let specials = Specials::new(&config, &bare_setup(&config, &toolchains));
         let cache = match &config.compile_cache {
             Some(c) => CompileCache::open(&c.dir, c.max_mb << 20),
@@ -98,12 +102,44 @@ impl Sandbox {
             toolchains,
             hello,
             tier,
+            groups,
             warm,
             specials,
             cache,
             free: Mutex::new(free),
             returned: Condvar::new(),
         })
+    }
+
+    /// Starts every slot that is free and not started yet, so that no job has to wait for one; jobs that come meanwhile get
+    /// those that are ready. Slots of the profiles `numpy` and `pytest` still start when they are first needed.
+    ///
+    /// # Errors
+    /// A slot cannot be built, or isolates less than the first one.
+    pub fn warm_up(&self, cancel: &Cancel) -> Result<(), SandboxError> {
+        let pairs = std::mem::take(&mut *lock(&self.free));
+        // In the order in which they lay there: each goes back whatever happens to the ones behind it.
+        let places: Vec<_> = pairs.into_iter().map(|pair| Place { sandbox: self, pair }).collect();
+        for mut place in places {
+            let Pair { main, tester, share, .. } = &mut place.pair;
+            for slot in [main, tester].into_iter().filter(|s| s.is_none()) {
+                if cancel.is_cancelled() {
+                    return Ok(());
+                }
+                *slot = Some(self.another(share)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// One more slot, which must isolate as the first one does.
+    fn another(&self, share: &Share) -> Result<SlotHandle, SandboxError> {
+        let slot = SlotHandle::start(&self.setup, self.config.runs_per_slot, share)?;
+        if slot.hello == self.hello {
+            Ok(slot)
+        } else {
+            Err(SandboxError::Slot("a new slot does not isolate as the first one does".into()))
+        }
     }
 
     /// How well programs are isolated here.
@@ -137,6 +173,14 @@ impl Sandbox {
     /// The profiles that need an interpreter of their own, and why one is not to be had here.
     pub fn profiles(&self) -> [(&'static str, Result<(), &str>); 2] {
         self.specials.names()
+    }
+
+    /// Which control groups count and limit what slots use; or why none does.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn control_groups(&self) -> Result<String, &str> {
+        self.groups.as_ref().map(|g| g.describe()).map_err(String::as_str)
     }
 
     /// What the first slot said of itself.
@@ -187,26 +231,20 @@ impl Sandbox {
             return JobResult::unscored(job, self.tier, CANCELLED.into());
         };
         let mut place = Place { sandbox: self, pair };
-        let cpu = place.pair.cpu;
-        let start = || SlotHandle::start(&self.setup, self.config.runs_per_slot, cpu);
         let pair = &mut place.pair;
+        let share = &pair.share;
         for (slot, needed) in
             [(&mut pair.main, true), (&mut pair.tester, job.needs_tester() && job.profile != Profile::Pytest)]
         {
-            if !needed || slot.is_some() {
-                continue;
-            }
-            match start() {
-                Ok(new) if new.hello == self.hello => *slot = Some(new),
-                Ok(_) => {
-                    let why = "a new slot does not isolate as the first one does".to_owned();
-                    return JobResult::unscored(job, self.tier, why);
+            if needed && slot.is_none() {
+                match self.another(share) {
+                    Ok(new) => *slot = Some(new),
+                    Err(e) => return JobResult::unscored(job, self.tier, e.to_string()),
                 }
-                Err(e) => return JobResult::unscored(job, self.tier, e.to_string()),
             }
         }
         let special = &mut pair.special;
-        if let Err(e) = self.specials.prepare(job, special, &self.hello, self.config.runs_per_slot, cpu) {
+        if let Err(e) = self.specials.prepare(job, special, &self.hello, self.config.runs_per_slot, share) {
             return JobResult::unscored(job, self.tier, e);
         }
         let (main, tester) = match job.profile {
@@ -363,7 +401,7 @@ type FirstSlot = (Arc<Setup>, SlotHandle, Result<String, String>);
 fn first_slot(
     config: &Config,
     toolchains: &[Result<Toolchain, String>],
-    cpu: Option<usize>,
+    share: &Share,
 ) -> Result<FirstSlot, SandboxError> {
     let cold = bare_setup(config, toolchains);
     let python = lang::by_name("python").and_then(|i| toolchains[i].as_ref().ok());
@@ -372,24 +410,25 @@ fn first_slot(
         None => Err("there is no Python".to_owned()),
         Some(t) => {
             let setup = Arc::new(special::warm(&cold, t, &[]));
-            match SlotHandle::start(&setup, config.runs_per_slot, cpu) {
+            match SlotHandle::start(&setup, config.runs_per_slot, share) {
                 Ok(slot) => return Ok((setup, slot, Ok(t.version.clone()))),
                 Err(e) => Err(e.to_string()),
             }
         }
     };
     let setup = Arc::new(cold);
-    let slot = SlotHandle::start(&setup, config.runs_per_slot, cpu)?;
+    let slot = SlotHandle::start(&setup, config.runs_per_slot, share)?;
     Ok((setup, slot, warm))
 }
 
-fn tier_of(hello: &Hello, net: NetPolicy) -> (Tier, String) {
-    match (hello.net_namespace, net) {
-        (true, _) => (Tier::B, String::new()),
-        (false, NetPolicy::Never) => {
+fn tier_of(hello: &Hello, net: NetPolicy, no_group: Option<&String>) -> (Tier, String) {
+    match (hello.net_namespace, net, no_group) {
+        (true, _, None) => (Tier::A, String::new()),
+        (true, _, Some(why)) => (Tier::B, why.clone()),
+        (false, NetPolicy::Never, _) => {
             (Tier::BMinus, "network namespaces are switched off by the caller".into())
         }
-        (false, NetPolicy::IfPossible) => (
+        (false, NetPolicy::IfPossible, _) => (
             Tier::BMinus,
             "the kernel gives no network namespace; look at `sysctl user.max_net_namespaces`".into(),
         ),

@@ -32,6 +32,14 @@ pub fn probe(config: &Config) -> Probe {
             "no network namespace: sockets are refused by the system-call filter only",
         ),
         fact(hello.proc_mounted, "own /proc", "no /proc inside (the container around us masks parts of it)"),
+        match sandbox.control_groups() {
+            Ok(which) => format!("memory and processes are limited by control groups ({which})"),
+            Err(why) => format!("no control groups: {why}"),
+        },
+        match hello.landlock {
+            0 => "no Landlock: the read-only mounts are the only lock on files".to_owned(),
+            abi => format!("Landlock (ABI {abi}) is a second lock on files"),
+        },
         fact(
             hello.can_observe,
             "memory and CPU time are summed over all processes of a program",

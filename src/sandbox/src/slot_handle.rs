@@ -1,5 +1,6 @@
 //! The supervisor's end of one slot.
 
+use crate::cgroup::{Group, Groups};
 use crate::config::SandboxError;
 use crate::helper;
 use crate::pool::Cancel;
@@ -7,7 +8,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::MFdFlags;
 use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, shutdown, socketpair};
 use slot::net;
-use slot::wire::{Hello, Report, Run, STOP, Setup};
+use slot::wire::{End, Hello, Report, Run, STOP, Setup};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -26,9 +27,19 @@ const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often a wait looks whether the batch has been cancelled.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// What of the machine a slot, and each that replaces it, is given.
+#[derive(Clone, Default)]
+pub(crate) struct Share {
+    /// The CPU that it keeps to.
+    pub cpu: Option<usize>,
+    /// Where its control group is made; `None`: it gets none.
+    pub groups: Option<Arc<Groups>>,
+}
+
 /// A running slot. Dropping it ends every process in it.
 pub(crate) struct SlotHandle {
     keeper: Child,
+    group: Option<Group>,
     socket: OwnedFd,
     buf: Vec<u8>,
     /// What the slot said of itself.
@@ -42,8 +53,7 @@ pub(crate) struct SlotHandle {
     retired: bool,
     /// What lies in its `/prog`.
     program: u64,
-    /// The CPU that it and its replacements keep to.
-    cpu: Option<usize>,
+    share: Share,
     /// Of the batch that it works for: a run that goes on when it is set is stopped.
     pub cancel: Cancel,
 }
@@ -58,7 +68,7 @@ pub(crate) struct Outcome {
 
 impl SlotHandle {
     /// Starts the helper and waits for its word.
-    pub fn start(setup: &Arc<Setup>, runs_max: u64, cpu: Option<usize>) -> Result<Self, SandboxError> {
+    pub fn start(setup: &Arc<Setup>, runs_max: u64, share: &Share) -> Result<Self, SandboxError> {
         let (ours, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .map_err(|e| SandboxError::Helper(e.into()))?;
@@ -70,11 +80,13 @@ impl SlotHandle {
             .stderr(Stdio::null())
             .spawn()
             .map_err(SandboxError::Helper)?;
-        if let Some(cpu) = cpu {
-            pin(keeper.id(), cpu); // before it is told to build anything: what it starts inherits this
+        // Both before it is told to build anything: what it starts inherits them.
+        if let Some(cpu) = share.cpu {
+            pin(keeper.id(), cpu);
         }
         let mut slot = Self {
             keeper,
+            group: None,
             socket: ours,
             buf: Vec::new(),
             hello: Hello::default(),
@@ -83,14 +95,23 @@ impl SlotHandle {
             runs_max,
             retired: false,
             program: 0,
-            cpu,
+            share: share.clone(),
             cancel: Cancel::default(),
         };
         let fail = |e: io::Error| SandboxError::Slot(e.to_string());
+        if let Some(groups) = &share.groups {
+            let group = groups.make().map_err(fail)?;
+            group.add(slot.keeper.id()).map_err(fail)?;
+            slot.group = Some(group);
+        }
         net::send(slot.socket.as_raw_fd(), &setup.encode(), &[]).map_err(fail)?;
         let (body, _) = slot.receive(START_TIMEOUT, None).map_err(fail)?;
         slot.hello = Hello::decode(&body).map_err(|e| SandboxError::Slot(e.to_string()))?;
-        if slot.hello.error.is_empty() { Ok(slot) } else { Err(SandboxError::Slot(slot.hello.error.clone())) }
+        if !slot.hello.error.is_empty() {
+            return Err(SandboxError::Slot(slot.hello.error.clone()));
+        }
+        slot.group.as_mut().map_or(Ok(()), Group::settle).map_err(fail)?;
+        Ok(slot)
     }
 
     fn receive(&mut self, timeout: Duration, spare: Option<&OwnedFd>) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
@@ -135,7 +156,7 @@ impl SlotHandle {
     pub fn begin_with(&mut self, run: &Run, stdin: &[u8], more: &[OwnedFd]) -> io::Result<Running> {
         if self.retired || self.runs >= self.runs_max {
             let (promised, cancel) = (self.hello.clone(), self.cancel.clone());
-            *self = Self::start(&self.setup, self.runs_max, self.cpu).map_err(io::Error::other)?;
+            *self = Self::start(&self.setup, self.runs_max, &self.share.clone()).map_err(io::Error::other)?;
             self.cancel = cancel;
             if self.hello != promised {
                 self.retired = true;
@@ -144,6 +165,9 @@ impl SlotHandle {
         }
         self.runs += 1;
         self.retired = true; // until its report says that all is well
+        if let Some(group) = &mut self.group {
+            group.begin(run.limits.memory, run.limits.processes)?;
+        }
         let stdin = net::memfd(c"stdin", stdin, MFdFlags::MFD_ALLOW_SEALING)?;
         // SAFETY: fcntl with plain numbers on a descriptor that we own.
         unsafe { libc::fcntl(stdin.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_WRITE) };
@@ -159,7 +183,16 @@ impl SlotHandle {
         net::send(self.socket.as_raw_fd(), &run.encode(self.program != run.program), &fds)?;
         self.program = run.program;
         let wall = Duration::from_micros(run.limits.wall_us);
-        Ok(Running { stdout, stderr, spare, output: run.limits.output, wall })
+        let since = Instant::now();
+        Ok(Running {
+            stdout,
+            stderr,
+            spare,
+            output: run.limits.output,
+            memory: run.limits.memory,
+            wall,
+            since,
+        })
     }
 
     /// Asks for the end of the run that is going on; its report still follows.
@@ -180,12 +213,43 @@ impl SlotHandle {
 
     /// Waits for a run's end.
     pub fn finish(&mut self, running: Running) -> io::Result<Outcome> {
-        let (body, _) = self.receive(running.wall + REPORT_GRACE, running.spare.as_ref())?;
-        let report = Report::decode(&body).map_err(io::Error::other)?;
+        let report = match self.receive(running.wall + REPORT_GRACE, running.spare.as_ref()) {
+            Ok((body, _)) => Report::decode(&body).map_err(io::Error::other)?,
+            Err(e) => self.killed_for_memory(&running).ok_or(e)?,
+        };
         self.retired = report.retire;
+        let report = self.counted(report)?;
         let (stdout, cut_out) = read_bounded(running.stdout, running.output)?;
         let (stderr, cut_err) = read_bounded(running.stderr, running.output)?;
         Ok(Outcome { report, stdout, stderr, truncated: cut_out || cut_err })
+    }
+}
+
+impl SlotHandle {
+    /// The report of a run during which the slot died, when it died because the run filled its memory: where a program is
+    /// many small processes, the kernel may find none larger than process 1 itself.
+    fn killed_for_memory(&mut self, running: &Running) -> Option<Report> {
+        let used = self.group.as_mut()?.end(false).ok()?;
+        used.out_of_memory.then(|| Report {
+            end: End::Memory,
+            wall_us: u64::try_from(running.since.elapsed().as_micros()).unwrap_or(u64::MAX),
+            cpu_us: 0,
+            peak_kb: used.peak_kb.unwrap_or(running.memory / 1024),
+            leftovers: 0,
+            retire: true,
+            fetched: Vec::new(),
+        })
+    }
+
+    /// The report with what the kernel counted, where it counts.
+    fn counted(&mut self, mut report: Report) -> io::Result<Report> {
+        let Some(group) = self.group.as_mut().filter(|_| !report.retire) else { return Ok(report) };
+        let used = group.end(matches!(report.end, End::Exited(_)))?;
+        report.peak_kb = used.peak_kb.unwrap_or(report.peak_kb);
+        if used.out_of_memory && !matches!(report.end, End::Failed(_)) {
+            report.end = End::Memory;
+        }
+        Ok(report)
     }
 }
 
@@ -215,7 +279,9 @@ pub(crate) struct Running {
     stderr: OwnedFd,
     spare: Option<OwnedFd>,
     output: u64,
+    memory: u64,
     wall: Duration,
+    since: Instant,
 }
 
 /// The first `max` bytes, and whether there are more. Every process that could write is dead by now.

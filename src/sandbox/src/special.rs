@@ -7,7 +7,7 @@ use crate::config::{Config, SandboxError};
 use crate::helper;
 use crate::job::{Job, Mode, Profile};
 use crate::lang::{self, Toolchain};
-use crate::slot_handle::SlotHandle;
+use crate::slot_handle::{Share, SlotHandle};
 use slot::wire::{Hello, Setup};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -46,9 +46,9 @@ impl Special {
     }
 
     /// Starts a slot.
-    fn start(&self, first: &Hello, runs: u64, cpu: Option<usize>) -> Result<SlotHandle, String> {
+    fn start(&self, first: &Hello, runs: u64, share: &Share) -> Result<SlotHandle, String> {
         let setup = self.setup.as_ref().map_err(Clone::clone)?;
-        let slot = SlotHandle::start(setup, runs, cpu).map_err(|e: SandboxError| e.to_string())?;
+        let slot = SlotHandle::start(setup, runs, share).map_err(|e: SandboxError| e.to_string())?;
         // The isolation of the first slot of all; the interpreter is another one.
         let known =
             self.hello.get_or_init(|| Hello { interpreter: slot.hello.interpreter.clone(), ..first.clone() });
@@ -81,11 +81,11 @@ impl Specials {
         slots: &mut SpecialSlots,
         first: &Hello,
         runs: u64,
-        cpu: Option<usize>,
+        share: &Share,
     ) -> Result<(), String> {
         let need = |slot: &mut Option<SlotHandle>, special: &Special| {
             if slot.is_none() {
-                *slot = Some(special.start(first, runs, cpu)?);
+                *slot = Some(special.start(first, runs, share)?);
             }
             Ok::<(), String>(())
         };

@@ -1,7 +1,8 @@
 //! Ordinary programs, ordinary failures, and what a batch does with them.
 
 use sandbox::{
-    Cancel, Comparator, Config, Job, Limits, Mode, Sandbox, SandboxError, StdioTest, Tier, Verdict,
+    Cancel, CgroupPolicy, Comparator, Config, Job, Limits, Mode, Sandbox, SandboxError, StdioTest, Tier,
+    Verdict,
 };
 use std::sync::Mutex;
 
@@ -213,7 +214,8 @@ fn the_comparator_of_the_job_is_used() {
 
 #[test]
 fn a_policy_above_what_is_possible_is_an_error() {
-    let refused = Sandbox::start(Config { tier_min: Tier::A, ..Config::default() });
+    let refused =
+        Sandbox::start(Config { tier_min: Tier::A, cgroup: CgroupPolicy::Never, ..Config::default() });
     assert!(matches!(refused, Err(SandboxError::Tier { want: Tier::A, .. })));
 }
 

@@ -53,7 +53,13 @@ pub fn run(context: &mut Context, args: &Serve) -> Result {
         patience: Duration::from_secs_f64(args.queue_wait.clamp(0.0, 1e6)),
         running: Mutex::new(Vec::new()),
     };
+    let stopped = Cancel::default();
     std::thread::scope(|scope| {
+        scope.spawn(|| {
+            if let Err(e) = sandbox.warm_up(&stopped) {
+                eprintln!("bessemer sandbox serve: {e}");
+            }
+        });
         for _ in 0..sandbox.slots() {
             scope.spawn(|| service.work());
         }
@@ -71,6 +77,7 @@ pub fn run(context: &mut Context, args: &Serve) -> Result {
         while !interrupts.stop.load(Ordering::Relaxed) {
             std::thread::park_timeout(LOOK);
         }
+        stopped.cancel();
         service.stop();
     });
     Ok(exit::DONE)
