@@ -363,6 +363,7 @@ fn a_service_that_takes_the_last_slot_is_ended_and_told_rather_than_waited_for()
     assert_eq!(report.ended, Ended::Stuck);
     assert!(report.last.warnings.iter().any(|w| w.contains("leave no room")), "{report:?}");
     assert!(fake.live().is_empty());
+    assert_eq!(lab.states()["judge"], "cancelled", "gone without a record, but by our wish: not lost");
 }
 
 #[test]

@@ -73,12 +73,12 @@ impl Engine {
         // A person typed `run`: what was left over from the last time gets one more try.
         let mut stopped = self.retry(lease, &mut round, &Filter::all(), Who::Person)?;
         let mut shown: Option<Instant> = None;
-        let mut told_to_end = false;
+        let (mut told_to_end, mut starving) = (false, false);
         let mut leaving = HashSet::new();
         let papers = self.papers()?;
         let desk = papers.desk();
         loop {
-            let stopping = stop.load(Ordering::Relaxed);
+            let stopping = starving || stop.load(Ordering::Relaxed);
             if stopping && !driver {
                 break;
             }
@@ -93,7 +93,7 @@ impl Engine {
             }
             let stands = round.board.stands();
             if driver && !stopping {
-                self.end_idle_services(&mut round, &stands, &mut leaving);
+                self.end_idle_services(lease, &mut round, &stands, &mut leaving)?;
             }
             let live = stands.iter().filter(|s| **s == Stand::Live).count();
             let due_ms = next_due(&round, &stands);
@@ -102,9 +102,12 @@ impl Engine {
                 break;
             }
             if !stopping && driver && starved(&round, &stands) {
+                // watched until they have ended: an end that nobody saw would be a loss
                 round.report.warnings.push(STARVED.into());
-                self.end_local_jobs(&mut round);
-                break;
+                let services: Vec<usize> = (0..stands.len()).filter(|&k| stands[k] == Stand::Live).collect();
+                self.end_services(lease, &mut round, &services)?;
+                (starving, told_to_end) = (true, true);
+                continue;
             }
             if shown.is_none_or(|t| t.elapsed() >= SHOW_EVERY) {
                 shown = Some(Instant::now());
@@ -179,15 +182,28 @@ impl Engine {
 
     /// Ends services that run for nobody: a consumer that failed leaves no result to go by, and until the service's own
     /// patience ends its share of the machine would be lost. `told` are the attempts that have been told.
-    fn end_idle_services(&self, round: &mut Round, stands: &[Stand], told: &mut HashSet<i64>) {
-        let idle = (0..stands.len()).filter(|&k| runs_for_nobody(round, stands, k));
-        let newest = idle.filter_map(|k| round.board.newest[k].as_ref());
-        let jobs: Vec<JobRef> = newest.filter(|a| told.insert(a.id)).filter_map(to_cancel).collect();
-        if !jobs.is_empty()
-            && let Err(e) = self.backend.cancel(&jobs)
-        {
+    fn end_idle_services(
+        &mut self,
+        lease: &Lease,
+        round: &mut Round,
+        stands: &[Stand],
+        told: &mut HashSet<i64>,
+    ) -> Result<()> {
+        let mut idle: Vec<usize> = (0..stands.len()).filter(|&k| runs_for_nobody(round, stands, k)).collect();
+        idle.retain(|&k| round.board.newest[k].as_ref().is_some_and(|a| told.insert(a.id)));
+        if idle.is_empty() { Ok(()) } else { self.end_services(lease, round, &idle) }
+    }
+
+    /// Cancels these tasks' newest attempts, which are services. The wish is durable first: one that is gone before it has
+    /// written anything is then cancelled, not lost.
+    fn end_services(&mut self, lease: &Lease, round: &mut Round, tasks: &[usize]) -> Result<()> {
+        let attempts = || tasks.iter().filter_map(|&k| round.board.newest[k].as_ref());
+        self.db.write(lease, &self.sweep.name, |w| attempts().try_for_each(|a| w.ask_cancel(a.id, false)))?;
+        let jobs: Vec<JobRef> = attempts().filter_map(to_cancel).collect();
+        if let Err(e) = self.backend.cancel(&jobs) {
             round.report.warnings.push(format!("cannot end the services that nobody needs: {e}"));
         }
+        Ok(())
     }
 
     /// Until something can have changed. On a cluster the site's polling floor holds (specs: F14).
