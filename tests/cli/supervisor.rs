@@ -196,6 +196,15 @@ fn inputs_are_guarded_and_handed_over() {
 }
 
 #[test]
+fn a_command_is_told_where_its_service_publishes_itself() {
+    let judge = Task::sh("true");
+    let t = Task::sh("echo \"$BESSEMER_SERVICE_MY_JUDGE\" > got")
+        .spec(|s| s.services = [("my-judge".to_owned(), judge.input())].into());
+    t.run().code(exit::DONE);
+    assert_eq!(t.read_out("got"), judge.spec.task_dir.to_str().unwrap());
+}
+
+#[test]
 fn the_worker_is_asked_to_checkpoint_before_the_walltime_ends() {
     let t = Task::sh("mkdir -p ../ckpt/step-12; trap 'exit 85' USR2; while :; do sleep 0.05; done")
         .spec(|s| (s.resources.walltime_s, s.margin_s) = (4, 3));

@@ -25,7 +25,7 @@ pub fn prepare(
     std::fs::create_dir_all(&out)
         .map_err(|e| (FailureClass::Setup, format!("cannot create {}: {e}", out.display())))?;
     let mut command = match &spec.work {
-        Params::Command(p) => users(p, inputs, sources, &out)?,
+        Params::Command(p) => users(p, spec, inputs, sources, &out)?,
         _ => {
             let mut c = Command::new(worker(&env).map_err(|why| (FailureClass::Setup, why))?);
             c.arg("run").arg(spec.attempt_dir.join(layout::TASK)).current_dir(&spec.attempt_dir);
@@ -50,6 +50,7 @@ pub fn prepare(
 
 fn users(
     p: &CommandParams,
+    spec: &TaskSpec,
     inputs: &[(String, Vec<Whole>)],
     sources: &[(String, Vec<PathBuf>)],
     out: &Path,
@@ -67,7 +68,7 @@ fn users(
         roles.entry(role).or_default().extend(paths.iter().map(PathBuf::as_path));
     }
     for (role, paths) in roles {
-        let name = variable(role);
+        let name = variable("INPUT", role);
         // one input is the common case: its directory; of several, each has a number from 1
         if let [only] = paths.as_slice() {
             c.env(&name, only);
@@ -76,15 +77,17 @@ fn users(
             c.env(format!("{name}_{}", i + 1), path);
         }
     }
+    // the directory, not the address: a service that is started again has another one
+    c.envs(spec.services.iter().map(|(role, at)| (variable("SERVICE", role), &at.task_dir)));
     c.envs(&p.env);
     Ok(c)
 }
 
-/// `BESSEMER_INPUT_<ROLE>`: upper case, everything but letters and digits becomes an underscore.
-fn variable(role: &str) -> String {
+/// `BESSEMER_<OF>_<ROLE>`: upper case, everything but letters and digits becomes an underscore.
+fn variable(of: &str, role: &str) -> String {
     let role: String =
         role.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect();
-    format!("BESSEMER_INPUT_{role}")
+    format!("BESSEMER_{of}_{role}")
 }
 
 /// The worker program: what `BESSEMER_WORKER` says, else `bessemer-worker` beside this program.
@@ -142,8 +145,8 @@ mod tests {
 
     #[test]
     fn roles_become_variable_names() {
-        assert_eq!(variable("model"), "BESSEMER_INPUT_MODEL");
-        assert_eq!(variable("train-data.v2"), "BESSEMER_INPUT_TRAIN_DATA_V2");
+        assert_eq!(variable("INPUT", "model"), "BESSEMER_INPUT_MODEL");
+        assert_eq!(variable("SERVICE", "train-data.v2"), "BESSEMER_SERVICE_TRAIN_DATA_V2");
     }
 
     #[test]

@@ -172,7 +172,8 @@ impl Default for EvalParams {
 }
 
 /// A program of the user's. It runs in the attempt's `out/` directory; every file it leaves there is an output.
-/// Inputs are in `BESSEMER_INPUT_<ROLE>` (the upstream's output directory).
+/// Inputs are in `BESSEMER_INPUT_<ROLE>` (the upstream's output directory). A service is found in `BESSEMER_SERVICE_<ROLE>`, the
+/// service's directory: once it is up, `service.json` there has its `url`, and the file `token` its bearer token.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CommandParams {
