@@ -82,6 +82,40 @@ fn a_job_is_fetched_pinned_planned_and_run_without_a_network() {
 }
 
 #[test]
+fn a_model_directory_of_the_users_stands_where_a_model_may_and_its_content_decides() {
+    let place = Place::new();
+    place.local_site(2);
+    place.write(
+        "job.yaml",
+        "bessemer: 1\nname: own\ndefaults: {resources: {cpus: 1, memory: 1GB, walltime: 5m}}\nphases:\n  sft:\n    kind: \
+         sft\n    inputs: {model: ./tiny, data: ./rows.jsonl}\n",
+    );
+    place.write("rows.jsonl", "{\"prompt\": \"a\", \"completion\": \"b\"}\n");
+    place.write("tiny/model.safetensors", "weights");
+    let plan = ["plan", "job.yaml", "--site", "here.yaml", "--json"];
+    run(&place, None, &plan)
+        .code(65)
+        .says("job.yaml:7:21: `./tiny` is no model")
+        .says("config.json, tokenizer.json, *.safetensors");
+    place.write(
+        "tiny/config.json",
+        r#"{"architectures": ["LlamaForCausalLM"], "vocab_size": 400, "hidden_size": 64, "intermediate_size": 128,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 1024}"#,
+    );
+    let seen = |place: &Place| {
+        let doc: Value = serde_json::from_str(&run(place, None, &plan).code(0).out).unwrap();
+        let task = &doc["graph"]["tasks"][0];
+        (task["key"].clone(), task["sources"]["model"][0]["identity"].as_str().unwrap().to_owned())
+    };
+    let first = seen(&place);
+    assert!(first.1.starts_with("sha256:"), "{first:?}");
+    assert_eq!(seen(&place), first);
+    place.write("tiny/model.safetensors", "others");
+    let other = seen(&place);
+    assert!(other.0 != first.0 && other.1 != first.1, "other weights are another task: {other:?}");
+}
+
+#[test]
 fn what_is_missing_from_the_cache_is_named_with_what_to_type() {
     let (place, server) = (place(), Server::start());
     run(&place, Some(&server), &["fetch", "--job", "job.yaml"]).code(0);

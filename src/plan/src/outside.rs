@@ -10,6 +10,8 @@ pub struct Found {
     pub source: Source,
     /// `config.json`, if it is a model: its memory is predicted from it.
     pub config: Option<Value>,
+    /// Whether it can stand where a model is wanted.
+    pub is_model: bool,
 }
 
 /// Why a reference cannot be used, and what to type.
@@ -34,6 +36,6 @@ impl Outside for AsWritten {
     fn find(&self, reference: &str) -> Result<Found, Missing> {
         let identity = reference.parse::<HubRef>().map_or_else(|_| reference.to_owned(), |of| of.to_string());
         let source = Source { reference: reference.to_owned(), identity, path: reference.into() };
-        Ok(Found { source, config: None })
+        Ok(Found { source, config: None, is_model: true })
     }
 }

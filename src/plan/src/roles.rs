@@ -34,6 +34,11 @@ pub(crate) fn names(kind: Kind, service: bool) -> Option<Vec<&'static str>> {
     Some([required, optional].concat())
 }
 
+/// Whether a role takes a model from outside.
+pub(crate) fn model(role: &str) -> bool {
+    matches!(role, "model" | "reference")
+}
+
 /// Whether something that no phase makes may fill a role.
 ///
 /// # Errors
@@ -55,14 +60,10 @@ pub(crate) fn external(kind: Kind, role: &str, text: &str, service: bool) -> Res
     }
     let no = |message: String, help: &str| Err((message, help.to_owned()));
     match (role, repo) {
-        ("model" | "reference", Some(Repo::Model)) | ("data", Some(Repo::Dataset) | None) => Ok(()),
+        ("model" | "reference", Some(Repo::Model) | None) | ("data", Some(Repo::Dataset) | None) => Ok(()),
         ("model" | "reference", Some(Repo::Dataset)) => no(
             format!("`{text}` is a data set, `{role}` takes a model"),
             "write hf://ORG/NAME, without `datasets/`",
-        ),
-        ("model" | "reference", None) => no(
-            format!("`{text}` is a path, `{role}` takes a phase or a model of the Hub"),
-            "write hf://ORG/NAME@REVISION, or a phase of kind command that puts the model into its outputs",
         ),
         ("data", Some(Repo::Model)) => {
             no(format!("`{text}` is a model, `data` takes rows"), "a data set is hf://datasets/ORG/NAME")

@@ -143,7 +143,7 @@ fn structure_defs() -> Map<String, Value> {
         },
         "inputs": {
             "type": "object",
-            "description": "Role -> phase, list of phases, or {phase, at}: whose outputs this phase reads. Also hf://ORG/NAME@REVISION, hf://datasets/ORG/NAME@REVISION/PATH (bessemer fetch --job), or a file (./rows.jsonl).",
+            "description": "Role -> phase, list of phases, or {phase, at}: whose outputs this phase reads. Also hf://ORG/NAME@REVISION, hf://datasets/ORG/NAME@REVISION/PATH (bessemer fetch --job), or a file or model directory (./rows.jsonl, ~/models/mine).",
             "additionalProperties": {"anyOf": [
                 {"type": "string", "description": "A phase; `${axis}` is allowed."},
                 {"type": "array", "minItems": 1, "items": one_source},

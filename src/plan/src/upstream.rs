@@ -127,7 +127,7 @@ impl Expander<'_> {
         good.then_some((out, externals))
     }
 
-    /// A repository of the Hub or a file of the user's under a role.
+    /// A repository of the Hub, or a file or directory of the user's, under a role.
     fn external(
         &mut self,
         kind: record::Kind,
@@ -155,7 +155,19 @@ impl Expander<'_> {
             };
             self.found.insert(text.to_owned(), found);
         }
-        self.found.get(text).and_then(Option::as_ref).map(|f| f.source.clone())
+        let found = self.found.get(text).and_then(Option::as_ref)?;
+        if roles::model(role) && kind != record::Kind::Command && !found.is_model {
+            let message = format!(
+                "`{text}` is no model: {} is no directory with a config.json",
+                found.source.path.display()
+            );
+            let help =
+                "a model is a directory in Hugging Face's layout: config.json, tokenizer.json, *.safetensors"
+                    .into();
+            self.report.error(source.at, message, help);
+            return None;
+        }
+        Some(found.source.clone())
     }
 
     /// The instances that one source means at this point, with the axes that `at:` fixed.
