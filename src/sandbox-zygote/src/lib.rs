@@ -8,6 +8,7 @@
 mod heap;
 mod pages;
 mod python;
+mod sample;
 mod script;
 
 use script::Tools;
@@ -15,10 +16,7 @@ use slot::limits::Rlimit;
 use slot::spawn::{ExecSpawner, Spawner, prepare_child};
 use slot::wire::{Hello, How, Run};
 use slot::{Result, SlotError};
-use std::ffi::CStr;
-use std::fs::File;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
-use std::os::unix::fs::FileExt;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 /// A run of the program in `/prog` as `__main__`; every other kind is the Python side's.
@@ -31,6 +29,18 @@ enum Task {
     Kind(u32),
     /// As many tests of the program.
     Tests(usize),
+}
+
+impl Task {
+    /// The [`sample`] group of runs that use the same pages.
+    fn group(self) -> usize {
+        match self {
+            Self::Tests(_) => sample::PROGRAM,
+            Self::Kind(1) => sample::CALLS,
+            Self::Kind(2 | 3 | 5) => sample::TESTS,
+            Self::Kind(_) => sample::PROGRAM,
+        }
+    }
 }
 
 /// Forks the interpreter for Python runs; other languages are exec'd as in the exec lane.
@@ -102,7 +112,7 @@ impl Spawner for ZygoteSpawner {
 
 impl ZygoteSpawner {
     fn become_program(&self, task: Task, fds: &[RawFd], limits: &[Rlimit]) -> ! {
-        pages::populate();
+        pages::populate(task.group());
         if let Err(e) = prepare_child(fds, limits) {
             // SAFETY: the page is shared with process 1, which reads it when we are gone.
             unsafe {
@@ -131,54 +141,6 @@ impl ZygoteSpawner {
     }
 }
 
-/// Programs of the kind that will come, for [`pages::learn`].
-const SAMPLES: [&CStr; 3] = [
-    c"import sys\ndata = sys.stdin.read().split()\nn = len(data)\nprint(max(map(int, data)), n)\n",
-    c"def solve(n, a):\n    seen = {}\n    for i, x in enumerate(a):\n        if n - x in seen:\n            return seen[n - x], i\n\
-      \x20       seen[x] = i\n    return -1, -1\nn = int(input())\na = list(map(int, input().split()))\nprint(*solve(n, sorted(a)))\n",
-    c"import sys\nfrom collections import defaultdict\ndef main():\n    lines = [l.strip() for l in sys.stdin]\n\
-      \x20   count = defaultdict(int)\n    for l in lines:\n        for w in l.split():\n            count[w] += 1\n\
-      \x20   for w, c in sorted(count.items(), key=lambda p: -p[1])[:3]:\n        print(f'{w}: {c}')\n\
-      if __name__ == '__main__':\n    main()\n",
-];
-const SAMPLE_INPUT: &[u8] = b"12\n7 3 9 1 5 2 8 4 6 11 10 12\n";
-
-/// An input or output of a sample run.
-fn sample_file(data: &[u8]) -> Result<File> {
-    // SAFETY: makes a new descriptor, which is ours then, or fails.
-    let file = unsafe {
-        match libc::memfd_create(c"sample".as_ptr(), libc::MFD_CLOEXEC) {
-            -1 => Err(std::io::Error::last_os_error()),
-            fd => Ok(File::from_raw_fd(fd)),
-        }
-    };
-    file.and_then(|f| f.write_all_at(data, 0).map(|()| f))
-        .map_err(|e| SlotError(format!("a file for a sample run: {e}")))
-}
-
-/// One sample run. False: it did not end well, and nothing can be learnt of it.
-fn sample(tools: &Tools, text: &CStr, sheet: &pages::Sheet) -> Result<bool> {
-    let files = [sample_file(SAMPLE_INPUT)?, sample_file(b"")?, sample_file(b"")?];
-    let fds: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
-    // SAFETY: as for a run; the child leaves in script::run, or here when the sample does not compile.
-    unsafe {
-        match libc::fork() {
-            -1 => Err(SlotError(format!("fork: {}", std::io::Error::last_os_error()))),
-            0 => {
-                if prepare_child(&fds, &[]).is_ok() {
-                    sheet.begin();
-                    script::run(tools, text.to_bytes_with_nul(), Some(sheet));
-                }
-                libc::_exit(1)
-            }
-            pid => {
-                let mut status = 0;
-                Ok(libc::waitpid(pid, &raw mut status, 0) == pid && status == 0)
-            }
-        }
-    }
-}
-
 /// Body of `serve(hello, tools)`.
 fn serve(hello: &[u8], tools: Tools) -> Result<()> {
     let mut hello = Hello::decode(hello).map_err(|e| SlotError(e.to_string()))?;
@@ -195,7 +157,7 @@ fn serve(hello: &[u8], tools: Tools) -> Result<()> {
     heap::fill_malloc();
     let _ = pages::huge_text();
     let learnt = pages::snapshot().and_then(|()| {
-        pages::learn(SAMPLES.len(), |i, sheet| sample(tools, SAMPLES[i], sheet).unwrap_or(false))
+        pages::learn(&sample::groups(tools), |i, sheet| sample::run(tools, i, sheet).unwrap_or(false))
     });
     // A second time, because the sample runs and the learning have left traces in our page table.
     if let Ok(learnt) = learnt

@@ -12,6 +12,7 @@
 //!
 //! Each is only a matter of speed. Where a kernel refuses one, the others still work.
 
+use crate::sample::GROUPS;
 use slot::{Context, Result, SlotError};
 use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -202,14 +203,13 @@ fn into_huge_pages(at: usize, len: usize) -> Result<()> {
     Ok(())
 }
 
-/// Pages that runs write: address and length of each stretch.
-static HOT: OnceLock<Vec<(usize, usize)>> = OnceLock::new();
+/// Pages that runs of each group write: address and length of each stretch.
+static HOT: OnceLock<[Stretches; GROUPS]> = OnceLock::new();
 
-/// Gets the pages that runs write, in the child.
-pub fn populate() {
-    for (at, len) in HOT.get().map(Vec::as_slice).unwrap_or_default() {
-        // SAFETY: fills in private pages of ours with what they hold; an error means that they come by faults instead.
-        unsafe { libc::madvise(*at as *mut libc::c_void, *len, libc::MADV_POPULATE_WRITE) };
+/// Gets the pages that runs of a group write, in the child.
+pub fn populate(group: usize) {
+    if let Some(hot) = HOT.get() {
+        fill_in(&hot[group]);
     }
 }
 
@@ -339,24 +339,28 @@ type Stretches = Vec<(usize, usize)>;
 pub struct Learnt {
     /// Writable pages that some run read or wrote.
     some: Stretches,
-    /// Pages that every run wrote.
-    every: Stretches,
+    /// Pages that every run of a group wrote.
+    every: [Stretches; GROUPS],
     /// Pages of code and constants that some run used, by mapping.
     fixed: Vec<(Region, Stretches)>,
 }
 
-/// Runs samples and notes the pages that they use. `sample` forks, and its child calls [`Sheet::begin`] first and
-/// [`Sheet::fill`] at the end, and leaves; it returns false when that went wrong.
-pub fn learn(samples: usize, mut sample: impl FnMut(usize, &Sheet) -> bool) -> Result<Learnt> {
+/// Runs samples, each of a group, and notes the pages that they use. `sample` forks, and its child calls [`Sheet::begin`]
+/// first and [`Sheet::fill`] at the end, and leaves; it returns false when that went wrong: nothing is learnt of it then.
+pub fn learn(groups: &[usize], mut sample: impl FnMut(usize, &Sheet) -> bool) -> Result<Learnt> {
     let sheet = Sheet::new()?;
-    let mut written = vec![0_usize; sheet.len];
+    let mut written = vec![[0_usize; GROUPS]; sheet.len];
     let mut used = vec![false; sheet.len];
-    for i in 0..samples {
-        if !sample(i, &sheet) {
-            return Err(SlotError(format!("sample program {i} did not end well")));
+    let mut runs = [0; GROUPS];
+    for (i, group) in groups.iter().enumerate() {
+        let went_well = sample(i, &sheet);
+        let seen = sheet.take();
+        if !went_well {
+            continue;
         }
-        for ((n, used), how) in written.iter_mut().zip(&mut used).zip(sheet.take()) {
-            *n += usize::from(how == Use::Wrote);
+        runs[*group] += 1;
+        for ((n, used), how) in written.iter_mut().zip(&mut used).zip(seen) {
+            n[*group] += usize::from(how == Use::Wrote);
             *used |= how != Use::None;
         }
     }
@@ -368,8 +372,10 @@ pub fn learn(samples: usize, mut sample: impl FnMut(usize, &Sheet) -> bool) -> R
             if *used {
                 add(&mut mine, page);
             }
-            if *n == samples {
-                add(&mut learnt.every, page);
+            for group in 0..GROUPS {
+                if n[group] > 0 && n[group] == runs[group] {
+                    add(&mut learnt.every[group], page);
+                }
             }
         }
         if r.is_fixed() {
@@ -404,6 +410,6 @@ pub fn heat(learnt: Learnt) {
         }
     }
     // A call for a single page costs as much as its fault.
-    let worth = learnt.every.into_iter().filter(|(_, len)| *len > PAGE).collect();
+    let worth = learnt.every.map(|hot| hot.into_iter().filter(|(_, len)| *len > PAGE).collect());
     let _ = HOT.set(worth); // the second time would be a mistake of ours, and harmless
 }

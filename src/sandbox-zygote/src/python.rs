@@ -70,6 +70,7 @@ unsafe extern "C" {
     fn PySys_GetObject(name: *const c_char) -> *mut PyObject;
     fn PyLong_AsLong(n: *mut PyObject) -> c_long;
     fn PyList_Size(list: *mut PyObject) -> isize;
+    fn PyList_GetItem(list: *mut PyObject, at: isize) -> *mut PyObject;
     fn PyDict_Next(
         dict: *mut PyObject,
         at: *mut isize,
@@ -144,6 +145,40 @@ pub fn call_for_number(callable: Object) -> Option<c_long> {
         }
         Some(n)
     }
+}
+
+/// Calls `callable(n)`, which returns a small number; `None`, with the traceback printed, when it does not.
+pub fn call_for_number_of(callable: Object, n: usize) -> Option<c_long> {
+    // SAFETY: as in call_for_number; the list of arguments ends with NULL.
+    unsafe {
+        let number = PyLong_FromLong(c_long::try_from(n).ok()?);
+        let got = PyObject_CallFunctionObjArgs(callable, number, ptr::null_mut::<PyObject>());
+        if got.is_null() {
+            PyErr_Print();
+            return None;
+        }
+        Some(PyLong_AsLong(got))
+    }
+}
+
+/// Copies of the bytes objects in a list; what is none, and all behind it, is left out.
+pub fn list_of_bytes(list: Object) -> Vec<Vec<u8>> {
+    let mut out = Vec::new();
+    // SAFETY: the list is kept alive by the caller's arguments, and so are its items; the index is checked by the
+    // interpreter; the bytes are copied before anything else happens.
+    unsafe {
+        for i in 0..PyList_Size(list).max(0) {
+            let (mut data, mut size) = (ptr::null_mut(), 0);
+            let item = PyList_GetItem(list, i);
+            if item.is_null() || PyBytes_AsStringAndSize(item, &raw mut data, &raw mut size) != 0 {
+                break;
+            }
+            let size = usize::try_from(size).unwrap_or(0);
+            out.push(std::slice::from_raw_parts(data.cast::<u8>(), size).to_vec());
+        }
+        PyErr_Clear();
+    }
+    out
 }
 
 /// The number of a list's items; -1 when it is none.
@@ -251,7 +286,7 @@ unsafe extern "C" fn serve(_module: *mut PyObject, args: *mut PyObject) -> *mut 
     // types (a missing item is NULL, with the exception set), and the bytes live as long as their object.
     let (hello, items) = unsafe {
         let (mut data, mut size) = (ptr::null_mut(), 0);
-        let items: Vec<Object> = (0..15).map(|i| PyTuple_GetItem(args, i)).collect();
+        let items: Vec<Object> = (0..17).map(|i| PyTuple_GetItem(args, i)).collect();
         if items.iter().any(|i| i.is_null())
             || PyBytes_AsStringAndSize(items[0], &raw mut data, &raw mut size) != 0
         {
@@ -260,13 +295,13 @@ unsafe extern "C" fn serve(_module: *mut PyObject, args: *mut PyObject) -> *mut 
         let hello = std::slice::from_raw_parts(data.cast::<u8>(), usize::try_from(size).unwrap_or(0));
         (hello, items)
     };
-    match crate::serve(hello, Tools::new(&items[1..14])) {
+    match crate::serve(hello, Tools::new(&items[1..16])) {
         Ok(()) => std::process::exit(0), // the supervisor is gone
         Err(e) => {
             let text = CString::new(e.to_string().replace('\0', " ")).unwrap_or_default();
             // SAFETY: the interpreter's lock is held; the text outlives the call, which copies it.
             unsafe { PyErr_SetString(PyExc_RuntimeError, text.as_ptr()) };
-            call_with(items[14], fetch());
+            call_with(items[16], fetch());
             ptr::null_mut()
         }
     }

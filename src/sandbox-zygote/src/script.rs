@@ -36,10 +36,23 @@ pub struct Tools {
     pub handlers_before: (Option<i64>, isize),
     /// `again()`: makes stdin, stdout and the interpreter's settings new for another test; raises when it cannot.
     pub again: Object,
+    /// `rehearse(n)`: does what a run of another kind does; 0 when it went well.
+    pub rehearse: Object,
+    /// What there is to rehearse.
+    pub rehearsals: Vec<Rehearsal>,
+}
+
+/// A rehearsal for [`crate::sample`].
+pub struct Rehearsal {
+    /// The group of runs that it stands for.
+    pub group: u8,
+    /// What it hears on its channel.
+    pub hears: Vec<Vec<u8>>,
 }
 
 impl Tools {
-    /// From the thirteen arguments of `serve` that follow the first.
+    /// From the fifteen arguments of `serve` that follow the first. The last lists the rehearsals: for each a byte with its
+    /// group, its messages, and an empty bytes object.
     pub fn new(of: &[Object]) -> Self {
         Self {
             child: of[0],
@@ -52,6 +65,11 @@ impl Tools {
             file: of[7],
             streams: [(of[8], of[9]), (of[10], of[11])],
             again: of[12],
+            rehearse: of[13],
+            rehearsals: python::list_of_bytes(of[14])
+                .split(Vec::is_empty)
+                .filter_map(|r| Some(Rehearsal { group: *r.first()?.first()?, hears: r[1..].to_vec() }))
+                .collect(),
             handlers_before: (python::call_for_number(of[5]), python::list_size(of[6])),
         }
     }

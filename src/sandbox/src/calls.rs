@@ -40,8 +40,6 @@ pub(crate) struct Brief<'a> {
     pub part: Part,
     /// The program, or the tests.
     pub source: &'a [u8],
-    /// What the tests need to know of the program.
-    pub extra: &'a Value,
     /// How many tests its own limits are meant for.
     pub tests: usize,
 }
@@ -76,7 +74,7 @@ impl<'a> Session<'a> {
         toolchain: &Toolchain,
         brief: &Brief<'_>,
     ) -> io::Result<Self> {
-        let Brief { part, source, extra, tests } = *brief;
+        let Brief { part, source, tests } = *brief;
         let (ours, theirs) = UnixStream::pair()?;
         let kind = match part {
             Part::Calls => "calls",
@@ -88,7 +86,7 @@ impl<'a> Session<'a> {
             "import sys\nsys.argv = ['/prog/main.py']\nspace = {{'__name__': 'bessemer_child'}}\n\
              exec(compile(open('/prog/.child.py').read(), 'child.py', 'exec'), space)\n\
              read = lambda path: open(path, 'rb').read()\n\
-             space['start']({kind:?}, read('/prog/main.py'), read('/prog/.extra'))\n"
+             space['start']({kind:?}, read('/prog/main.py'))\n"
         );
         let mut argv = toolchain.run.clone();
         argv.pop(); // the program's path
@@ -108,7 +106,7 @@ impl<'a> Session<'a> {
         };
         let warm = !slot.hello.interpreter.is_empty();
         let how = if warm { How::Python { kind: part as u32 } } else { exec(&argv, toolchain, &[]) };
-        let mut program_files = vec![file(language.source, source), file(".extra", &extra.encode())];
+        let mut program_files = vec![file(language.source, source)];
         if !warm {
             program_files.push(file(".child.py", CHILD.as_bytes()));
         }
@@ -216,13 +214,24 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Ends the process, at once when `kill`, else by closing the channel, and waits for its report.
-    pub fn close(mut self, kill: bool) -> io::Result<Outcome> {
-        let running = self.running.take().expect("close consumes the session, and only it takes this");
+    /// Ends the process, at once when `kill`, else by closing the channel; [`Session::dismissed`] follows.
+    pub fn dismiss(&mut self, kill: bool) -> io::Result<()> {
         if kill {
             self.slot.stop()?;
         }
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        Ok(())
+    }
+
+    /// Ends the process, as [`Session::dismiss`] does, and waits for its report.
+    pub fn close(mut self, kill: bool) -> io::Result<Outcome> {
+        self.dismiss(kill)?;
+        self.dismissed()
+    }
+
+    /// Waits for the report of a process that has been dismissed.
+    pub fn dismissed(mut self) -> io::Result<Outcome> {
+        let running = self.running.take().expect("this consumes the session, and only it takes this");
         // A program may ignore the closed channel; it gets no time for that.
         self.slot.finish_soon(running)
     }

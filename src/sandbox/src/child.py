@@ -13,6 +13,11 @@ CHANNEL = 3
 DICTIONARIES = (dict, collections.Counter, collections.OrderedDict, collections.defaultdict)
 
 
+def frame(value, _dumps=marshal.dumps):
+    data = _dumps(value, 2)
+    return len(data).to_bytes(4, 'little') + data
+
+
 def send(value, _dumps=marshal.dumps, _write=os.write):
     data = _dumps(value, 2)
     data = len(data).to_bytes(4, 'little') + data
@@ -244,12 +249,18 @@ def tests_module(names):
     return module
 
 
-def run_pytest(source, names):
+TEST_FILE = '/work/test_main.py'
+
+
+def run_pytest(source):
     """Runs the tests of a module by the real pytest: the same messages as run_tests sends."""
     import ast
     import pytest
     from _pytest.assertion.rewrite import rewrite_asserts
-    path = '/work/test_main.py'
+    path = TEST_FILE
+    names = receive()
+    if names is None:
+        return
     module = tests_module(names)
     module.__file__ = path
     with open(path, 'wb') as f:
@@ -303,21 +314,26 @@ def run_pytest(source, names):
     send(['end', len(known)])
 
 
-def run_tests(source, names, script):
+def run_tests(source, script):
     """Runs the tests of a module, one after the other: ('test', name, outcome, text) each, ('end', count) last.
 
-    A script is one test: it passes when its last line has been reached.
+    A script is one test: it passes when its last line has been reached. The program's names are heard first; it is being
+    loaded while this process gets ready.
     """
-    space = tests_module(names).__dict__
-    try:
-        import pytest  # noqa: F401 - the real one where it is installed
-    except ImportError:
-        sys.modules['pytest'] = tiny_pytest()
+    if b'pytest' in source:
+        try:
+            import pytest  # noqa: F401 - the real one where it is installed
+        except ImportError:
+            sys.modules['pytest'] = tiny_pytest()
     try:
         code = compile(source, 'test_main.py', 'exec', dont_inherit=True)
     except (SyntaxError, ValueError) as e:
         send(['broken', describe(e), 'tests'])
         return
+    names = receive()
+    if names is None:
+        return
+    space = tests_module(names).__dict__
     try:
         exec(code, space)
     except BaseException as e:
@@ -500,15 +516,15 @@ def tiny_pytest():
     return module
 
 
-def start(kind, source, extra):
-    """Entry: kind 'calls', 'tests' or 'script'; extra is a marshal value."""
+def start(kind, source):
+    """Entry: kind 'calls', 'tests', 'script' or 'pytest'."""
     try:
         if kind == 'calls':
             serve_calls(source)
         elif kind == 'pytest':
-            run_pytest(source, marshal.loads(extra))
+            run_pytest(source)
         else:
-            run_tests(source, marshal.loads(extra), kind == 'script')
+            run_tests(source, kind == 'script')
     except BrokenPipeError:
         pass  # the supervisor has heard enough
     try:

@@ -122,8 +122,7 @@ impl Judge<'_> {
         // After a crash or a time-out a new process goes on with the next test.
         while result.tests.len() < tests.len() && !self.cancel.is_cancelled() {
             let left = &tests[result.tests.len()..];
-            let brief =
-                Brief { part: Part::Calls, source: &job.code, extra: &Value::None, tests: left.len() };
+            let brief = Brief { part: Part::Calls, source: &job.code, tests: left.len() };
             let mut s = Session::open(self.slot, job, self.language, self.toolchain, &brief)?;
             let since = Instant::now();
             let loaded = load(&mut s, Session::load_time(&job.limits));
@@ -186,33 +185,38 @@ impl Judge<'_> {
         let (language, toolchain) = (self.language, self.toolchain);
         const AT_MOST: usize = 1000; // tests that the processes' own limits are meant for
         let since = Instant::now();
-        let brief = Brief { part: Part::Calls, source: &job.code, extra: &Value::None, tests: AT_MOST };
-        let mut program = Session::open(self.slot, job, language, toolchain, &brief)?;
-        let names = match load(&mut program, Session::load_time(&job.limits)) {
-            Some(Loaded::Ready(names)) => names,
-            Some(Loaded::Not(verdict, why)) => {
-                result.tests.push(outcome(verdict, Some(why), since));
-                charge(result, program.close(true)?);
-                return Ok(());
-            }
-            None => {
-                let out = program.close(false)?;
-                let (verdict, why) = death(&out);
-                result.tests.push(outcome(verdict, Some(why), since));
-                charge(result, out);
-                return Ok(());
-            }
-        };
         let part = match job.profile {
             _ if script => Part::Script,
             Profile::Pytest => Part::Pytest,
             _ => Part::Tests,
         };
-        let brief = Brief { part, source: test_code, extra: &names, tests: AT_MOST };
+        let wait = Session::load_time(&job.limits);
+        // Both at once: the tests get ready while the program loads.
+        let brief = Brief { part: Part::Calls, source: &job.code, tests: AT_MOST };
+        let mut program = Session::open(self.slot, job, language, toolchain, &brief)?;
+        let brief = Brief { part, source: test_code, tests: AT_MOST };
         let mut tests = Session::open(tester, job, language, toolchain, &brief)?;
+        let loaded = load(&mut program, wait);
+        let Some(Loaded::Ready(names)) = loaded else {
+            tests.dismiss(true)?;
+            let out = program.close(loaded.is_some())?;
+            tests.dismissed()?;
+            let (verdict, why) = match loaded {
+                Some(Loaded::Not(verdict, why)) => (verdict, why),
+                _ => death(&out),
+            };
+            result.tests.push(outcome(verdict, Some(why), since));
+            charge(result, out);
+            return Ok(());
+        };
+        // Where they do not listen, what they said before tells why, or their end does.
+        let _ = tests.say(&names, wait);
         let end = relay(job, &mut program, &mut tests, result);
-        let _ = tests.close(true)?;
-        let out = program.close(!matches!(end, Relayed::ProgramDied))?;
+        tests.dismiss(true)?;
+        program.dismiss(!matches!(end, Relayed::ProgramDied))?;
+        let ended = tests.dismissed();
+        let out = program.dismissed()?;
+        let _ = ended?;
         match end {
             Relayed::Complete => {}
             Relayed::ProgramDied => {
