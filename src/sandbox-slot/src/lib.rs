@@ -24,6 +24,7 @@ pub mod privilege;
 pub mod root;
 pub mod run;
 pub mod serve;
+pub mod soon;
 pub mod spawn;
 pub mod wait;
 pub mod wire;

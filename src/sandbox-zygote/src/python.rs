@@ -1,7 +1,8 @@
 //! The few pieces of CPython's stable ABI that are needed, declared by hand: no headers, no build of Python at hand.
 
 use crate::script::Tools;
-use std::ffi::{CStr, CString, c_char, c_int, c_long};
+use slot::soon as wait;
+use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
 use std::ptr;
 
 /// An object; only pointers to it are ever used.
@@ -45,6 +46,7 @@ const ABI_VERSION: c_int = 3;
 unsafe extern "C" {
     static mut PyExc_RuntimeError: *mut PyObject;
     static mut PyExc_SystemExit: *mut PyObject;
+    static mut PyExc_OSError: *mut PyObject;
     static mut PyLong_Type: PyObject;
     static mut _Py_NoneStruct: PyObject;
     fn PyObject_GetAttrString(object: *mut PyObject, name: *const c_char) -> *mut PyObject;
@@ -67,6 +69,11 @@ unsafe extern "C" {
     );
     fn PyException_SetTraceback(value: *mut PyObject, trace: *mut PyObject) -> c_int;
     fn PyErr_Clear();
+    fn PyErr_CheckSignals() -> c_int;
+    fn PyErr_SetFromErrno(kind: *mut PyObject) -> *mut PyObject;
+    fn PyEval_SaveThread() -> *mut c_void;
+    fn PyEval_RestoreThread(state: *mut c_void);
+    fn PyBytes_FromStringAndSize(data: *const c_char, size: isize) -> *mut PyObject;
     fn PySys_GetObject(name: *const c_char) -> *mut PyObject;
     fn PyLong_AsLong(n: *mut PyObject) -> c_long;
     fn PyList_Size(list: *mut PyObject) -> isize;
@@ -307,11 +314,44 @@ unsafe extern "C" fn serve(_module: *mut PyObject, args: *mut PyObject) -> *mut 
     }
 }
 
+/// `receive(fd, most)`: what `os.read` does with a socket, but that it looks for a moment before it sleeps ([`wait`]): an
+/// answer that is on its way is there sooner than a process wakes up.
+unsafe extern "C" fn receive(_module: *mut PyObject, args: *mut PyObject) -> *mut PyObject {
+    let mut part = [0_u8; 4096];
+    // SAFETY: called by the interpreter with a tuple of arguments that it keeps alive. Other threads of the program may
+    // run while this one sleeps. The buffer lives on our stack.
+    unsafe {
+        let fd = c_int::try_from(PyLong_AsLong(PyTuple_GetItem(args, 0))).unwrap_or(-1);
+        let most = usize::try_from(PyLong_AsLong(PyTuple_GetItem(args, 1))).unwrap_or(0);
+        let most = most.min(part.len());
+        if let Some(n) = wait::soon(|| wait::look(fd, &mut part[..most])).filter(|n| *n >= 0) {
+            return PyBytes_FromStringAndSize(part.as_ptr().cast(), n);
+        }
+        loop {
+            let state = PyEval_SaveThread();
+            let n = libc::recv(fd, part.as_mut_ptr().cast(), most, 0);
+            let interrupted = n < 0 && *libc::__errno_location() == libc::EINTR;
+            PyEval_RestoreThread(state);
+            if n >= 0 {
+                return PyBytes_FromStringAndSize(part.as_ptr().cast(), n);
+            }
+            // The program's own signal handlers are called then, and may raise.
+            if !interrupted {
+                return PyErr_SetFromErrno(PyExc_OSError);
+            }
+            if PyErr_CheckSignals() != 0 {
+                return ptr::null_mut();
+            }
+        }
+    }
+}
+
 /// Entry of the extension module `bessemer_zygote`.
 #[unsafe(no_mangle)]
 pub extern "C" fn PyInit_bessemer_zygote() -> *mut PyObject {
     // The interpreter keeps both for as long as the module lives, which is for ever.
     let methods = Box::leak(Box::new([
+        Method { name: c"receive".as_ptr(), function: Some(receive), flags: METH_VARARGS, doc: ptr::null() },
         Method { name: c"serve".as_ptr(), function: Some(serve), flags: METH_VARARGS, doc: ptr::null() },
         Method { name: ptr::null(), function: None, flags: 0, doc: ptr::null() },
     ]));

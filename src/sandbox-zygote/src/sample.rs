@@ -42,7 +42,9 @@ pub fn groups(tools: &Tools) -> Vec<usize> {
 /// Sample `i`. False: it did not end well, and nothing can be learnt of it.
 pub fn run(tools: &Tools, i: usize, sheet: &pages::Sheet) -> Result<bool> {
     let (ours, theirs) = channel()?;
-    for message in i.checked_sub(PROGRAMS.len()).and_then(|i| tools.rehearsals.get(i)).iter().flat_map(|r| &r.hears) {
+    for message in
+        i.checked_sub(PROGRAMS.len()).and_then(|i| tools.rehearsals.get(i)).iter().flat_map(|r| &r.hears)
+    {
         // SAFETY: sends bytes of ours; where it fails the sample hears less, and does not end well.
         unsafe { libc::send(ours.as_raw_fd(), message.as_ptr().cast(), message.len(), libc::MSG_NOSIGNAL) };
     }

@@ -5,8 +5,10 @@ use crate::judge::{FETCH_MAX, exec, next_program, run_limits};
 use crate::lang::{Language, Toolchain};
 use crate::slot_handle::{LOOK_EVERY, Outcome, Running, SlotHandle};
 use crate::value::Value;
+use slot::soon;
 use slot::wire::{How, PlacedFile, Run, RunLimits};
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -166,7 +168,7 @@ impl<'a> Session<'a> {
         // SAFETY: peeks one byte into a buffer of one byte.
         let n = unsafe {
             libc::recv(
-                std::os::fd::AsRawFd::as_raw_fd(&self.stream),
+                self.stream.as_raw_fd(),
                 byte.as_mut_ptr().cast(),
                 1,
                 libc::MSG_PEEK | libc::MSG_DONTWAIT,
@@ -175,8 +177,17 @@ impl<'a> Session<'a> {
         n > 0
     }
 
-    /// The next frame.
+    /// The next frame, which comes after a while.
     pub fn hear(&mut self, wait: Duration) -> Heard {
+        self.hear_by(wait, false)
+    }
+
+    /// The next frame, which may be there within microseconds: an answer to what was just said.
+    pub fn hear_soon(&mut self, wait: Duration) -> Heard {
+        self.hear_by(wait, true)
+    }
+
+    fn hear_by(&mut self, wait: Duration, quick: bool) -> Heard {
         let deadline = Instant::now() + wait;
         loop {
             if let Some((head, rest)) = self.heard.split_first_chunk::<4>() {
@@ -205,7 +216,10 @@ impl<'a> Session<'a> {
                 self.read_timeout = look;
             }
             let mut part = [0_u8; 16 * 1024];
-            match self.stream.read(&mut part) {
+            let fd = self.stream.as_raw_fd();
+            let there = if quick { soon::soon(|| soon::look(fd, &mut part)) } else { None };
+            let there = there.and_then(|n| usize::try_from(n).ok());
+            match there.map_or_else(|| self.stream.read(&mut part), Ok) {
                 Ok(0) => return Heard::Gone,
                 Ok(n) => self.heard.extend_from_slice(&part[..n]),
                 Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}

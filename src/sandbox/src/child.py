@@ -26,9 +26,12 @@ def send(value, _dumps=marshal.dumps, _write=os.write):
         sent += _write(CHANNEL, data[sent:sent + (1 << 20)])
 
 
+read_first = os.read  # a warm interpreter has a better one
+
+
 def receive(_loads=marshal.loads, _read=os.read):
     """The next frame, or None at the end. A frame comes alone, since each waits for an answer."""
-    data = _read(CHANNEL, 4096)
+    data = read_first(CHANNEL, 4096)
     if not data:
         return None
     if len(data) >= 4:
@@ -93,17 +96,10 @@ def serve_calls(source):
             return
         number, handle, name, args, kwargs = request
         try:
-            target = objects[handle] if handle else space
-            if name == '\0list':
-                result = list(itertools.islice(target, 100000))
-            elif name is None:
-                result = target(*resolve(args, objects), **resolve(kwargs, objects))
+            if not objects and args is not None and name in space:  # the usual case: nothing to resolve
+                result = space[name](*args, **kwargs)
             else:
-                got = getattr(target, name) if handle else global_name(target, name)
-                if args is None:
-                    result = got
-                else:
-                    result = got(*resolve(args, objects), **resolve(kwargs, objects))
+                result = answer(space, objects, handle, name, args, kwargs)
         except BaseException as e:
             if isinstance(e, (KeyboardInterrupt, GeneratorExit)):
                 raise
@@ -118,6 +114,18 @@ def serve_calls(source):
                     key = len(objects) + 1
                     objects[key] = result
                     send([number, 'object', [key, type(result).__name__]])
+
+
+def answer(space, objects, handle, name, args, kwargs):
+    target = objects[handle] if handle else space
+    if name == '\0list':
+        return list(itertools.islice(target, 100000))
+    if name is None:
+        return target(*resolve(args, objects), **resolve(kwargs, objects))
+    got = getattr(target, name) if handle else global_name(target, name)
+    if args is None:
+        return got
+    return got(*resolve(args, objects), **resolve(kwargs, objects))
 
 
 def as_builtin(value):

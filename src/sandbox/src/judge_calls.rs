@@ -256,7 +256,7 @@ fn one_call(
     if !s.say(&request, wait) {
         return (outcome(Verdict::Unscored, None, since), false);
     }
-    let reply = match s.hear(wait) {
+    let reply = match s.hear_soon(wait) {
         Heard::Value(v) => v,
         Heard::Late => return (outcome(Verdict::TimeLimit, Some("time limit".into()), since), false),
         Heard::Gone => return (outcome(Verdict::Unscored, None, since), false),
@@ -307,7 +307,7 @@ fn relay(job: &Job, program: &mut Session<'_>, tests: &mut Session<'_>, result: 
     let mut since = Instant::now();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let message = match tests.hear(left) {
+        let message = match tests.hear_soon(left) {
             Heard::Value(v) => v,
             Heard::Late => return Relayed::Late,
             Heard::Gone => {
@@ -333,7 +333,7 @@ fn relay(job: &Job, program: &mut Session<'_>, tests: &mut Session<'_>, result: 
                 if !program.say(&Value::List(parts[1..].to_vec()), left) {
                     return Relayed::ProgramDied;
                 }
-                match program.hear(deadline.saturating_duration_since(Instant::now())) {
+                match program.hear_soon(deadline.saturating_duration_since(Instant::now())) {
                     Heard::Value(reply) if items(&reply).first() == parts.get(1) => {
                         if !tests.say(&reply, wait) {
                             return Relayed::Judged(Verdict::Unscored, "the tests do not listen".into());

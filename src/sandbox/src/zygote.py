@@ -194,7 +194,8 @@ def tell_failure(text):
 def load():
     global serve
     try:
-        from bessemer_zygote import serve
+        from bessemer_zygote import receive, serve
+        bessemer_child.read_first = receive
         for name in sys.argv[1:-1]:
             importlib.import_module(name)
             REHEARSED.append(name)
