@@ -258,14 +258,27 @@ def tests_module(names):
 
 
 TEST_FILE = '/work/test_main.py'
+pytest_plugins = None  # the installed packages that have plugins of pytest, where a warm interpreter has looked
+
+
+def find_pytest_plugins():
+    """Looks once what every start of pytest looks for in each package that is installed."""
+    import importlib.metadata
+    global pytest_plugins
+    pytest_plugins = [d for d in importlib.metadata.distributions()
+                      if any(e.group == 'pytest11' for e in d.entry_points)]
 
 
 def run_pytest(source):
     """Runs the tests of a module by the real pytest: the same messages as run_tests sends."""
     import ast
+    import importlib.metadata
     import pytest
     from _pytest.assertion.rewrite import rewrite_asserts
     path = TEST_FILE
+    distributions = importlib.metadata.distributions
+    if pytest_plugins is not None:
+        importlib.metadata.distributions = lambda **kinds: iter(pytest_plugins)
     names = receive()
     if names is None:
         return
@@ -284,6 +297,7 @@ def run_pytest(source):
             return Module.from_parent(parent, path=module_path)
 
         def pytest_configure(self, config):
+            importlib.metadata.distributions = distributions  # tests may ask for themselves
             tree = ast.parse(source)
             rewrite_asserts(tree, source, path, config)
             exec(compile(tree, path, 'exec', dont_inherit=True), module.__dict__)

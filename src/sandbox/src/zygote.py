@@ -202,8 +202,11 @@ def load():
             if name == 'pytest':
                 REHEARSED.remove('tests')
                 from _pytest.config import default_plugins
-                for plugin in default_plugins:
+                # The rest is what pytest imports when it starts.
+                for plugin in list(default_plugins) + ['_argcomplete']:
                     importlib.import_module('_pytest.' + plugin)
+                import cmd, code, codeop, pdb
+                bessemer_child.find_pytest_plugins()
     except BaseException as e:
         give_up(e)
 

@@ -1,9 +1,9 @@
 //! What a run costs, next to what it would cost without us: every variant interleaved in one process on the same
 //! program, CPU time and wall-clock time of each with everything that works for it (slots included).
 //!
-//! `cargo run --release -p bessemer-sandbox --example bench -- [--rounds N] [--only NAMES] [--write docs/BENCHMARKS.md]`; `--only`
-//! takes parts of names, with commas between them; only the
-//! ratios mean something on a machine that does other work. `PYTHON` names the interpreter;
+//! `cargo run --release -p bessemer-sandbox --example bench -- [--rounds N] [--only NAMES] [--write docs/BENCHMARKS.md]`;
+//! `--only` takes parts of names, with commas between them. Only the ratios mean something on a machine that does other
+//! work. `PYTHON` names the interpreter;
 //! `BESSEMER_PYTEST_PYTHON` and `BESSEMER_NUMPY_PYTHON` those that have pytest and numpy (`scripts/profiles.sh`).
 
 mod cost;
@@ -73,7 +73,8 @@ fn measure(rounds: usize, only: Option<&str>) -> String {
     let c_binary = dir.path().join("main").to_string_lossy().into_owned();
     let numpy_file = path("main_numpy.py", NUMPY_PROGRAM);
     let tests = path("test_main.py", &format!("{TESTED}{TESTS}"));
-    assert!(there_is(&["gcc", "-O2", "-static", "-o", &c_binary, &c_file]), "gcc makes static programs");
+    // As in a slot: what is compared is the same program.
+    assert!(there_is(&["gcc", "-O2", "-std=gnu11", "-o", &c_binary, &c_file, "-lm"]), "gcc makes programs");
     let input = (1..=100).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
     let env = |name: &str, or: &str| std::env::var(name).unwrap_or_else(|_| or.into());
     let python = env("PYTHON", "/usr/bin/python3");
