@@ -5,7 +5,7 @@ include!("rpath.rs");
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=rpath.rs");
-    println!("cargo:rerun-if-changed=shim/shim.cpp");
+    println!("cargo:rerun-if-changed=shim");
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     rpaths();
     let root = std::env::var("LIBTORCH").unwrap_or_else(|_| "../../.libtorch".into());
@@ -23,6 +23,7 @@ fn main() {
         .include(root.join("include"))
         .include(root.join("include/torch/csrc/api/include"))
         .file("shim/shim.cpp")
+        .file("shim/memory.cpp")
         .warnings(false) // libtorch's headers are not ours to mend
         .opt_level(1)
         .compile("bessemer_shim");

@@ -81,6 +81,13 @@ int bsm_rng_set(Tensor* state) {
       g.set_state(*state);)
 }
 
+// Whether operations are recorded from here on, on this thread; gives what was so before.
+int bsm_recording(int on) {
+  bool before = at::GradMode::is_enabled();
+  at::GradMode::set_enabled(on != 0);
+  return before ? 1 : 0;
+}
+
 int bsm_deterministic(int on) { TRY(at::globalContext().setDeterministicAlgorithms(on != 0, false);) }
 
 int bsm_empty_cache() { TRY(at::accelerator::emptyCache();) }
@@ -115,6 +122,10 @@ int bsm_nf4_unpack(Tensor* packed, Tensor* scale, const float* code, Tensor* out
 void* bsm_inference_on() { return new c10::InferenceMode(true); }
 void bsm_inference_off(void* guard) { delete static_cast<c10::InferenceMode*>(guard); }
 
+// What a callback that gives -1 wants said.
+static thread_local std::string g_host_words;
+void bsm_host_failed(const char* words, size_t n) { g_host_words.assign(words, n); }
+
 // An autograd node whose backward calls the host language. The callback sets *grad_in to a new Tensor (or leaves it).
 typedef int (*bsm_backward_fn)(void* ctx, Tensor* grad_out, Tensor** grad_in);
 typedef void (*bsm_free_fn)(void* ctx);
@@ -129,7 +140,7 @@ struct HostNode : public torch::autograd::Node {
   torch::autograd::variable_list apply(torch::autograd::variable_list&& grads) override {
     Tensor* grad_in = nullptr;
     Tensor grad_out = grads[0];
-    if (call(ctx, &grad_out, &grad_in) != 0) throw std::runtime_error("a host function failed in the backward pass");
+    if (call(ctx, &grad_out, &grad_in) != 0) throw std::runtime_error("in the backward pass: " + g_host_words);
     torch::autograd::variable_list result;
     if (grad_in) {
       result.push_back(*grad_in);

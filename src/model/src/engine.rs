@@ -483,7 +483,8 @@ impl generate::Engine for TorchEngine {
     }
 
     fn step(&mut self) -> Result<Vec<StepEvent>, EngineError> {
-        // tch reports libtorch's errors as panics; one bad batch must not end the server
+        // tch reports libtorch's errors as panics; one bad batch must not end the server, nor leave the thread's recording off
+        let _recording = crate::shim::Recording::keep();
         let result = catch_unwind(AssertUnwindSafe(|| self.turn())).unwrap_or_else(|panic| {
             let words = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "libtorch failed".into());
             Err(EngineError::Failed(words))

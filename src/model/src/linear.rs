@@ -51,7 +51,7 @@ impl Linear {
         match &self.weight {
             Weight::Dense(w) => Ok(x.f_linear(w, self.bias.as_ref())?),
             Weight::Nf4(q) => {
-                let y = tch::no_grad(|| x.f_linear(&q.unpack(x.kind()), self.bias.as_ref()))?;
+                let y = shim::no_grad(|| x.f_linear(&q.unpack(x.kind()), self.bias.as_ref()))?;
                 if !x.requires_grad() {
                     return Ok(y);
                 }

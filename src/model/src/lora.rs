@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::shim;
 use crate::spec::Arch;
 use crate::weights;
 use record::params::LoraParams;
@@ -93,12 +94,12 @@ impl Lora {
 
     /// The same as a weight, `[out, in]`, fp32.
     pub(crate) fn weight(&self) -> Tensor {
-        tch::no_grad(|| self.b.matmul(&self.a) * self.scale)
+        shim::no_grad(|| self.b.matmul(&self.a) * self.scale)
     }
 
     /// A copy outside the graph that later training steps do not change.
     pub(crate) fn snapshot(&self) -> Self {
-        let copy = |t: &Tensor| tch::no_grad(|| t.detach().copy());
+        let copy = |t: &Tensor| shim::no_grad(|| t.detach().copy());
         Self { a: copy(&self.a), b: copy(&self.b), scale: self.scale, dropout: 0.0 }
     }
 }

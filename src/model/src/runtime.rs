@@ -41,6 +41,16 @@ fn tune_allocator() {
     }
 }
 
+/// Gives what the allocator keeps and nobody uses back to the kernel: after a pass that was too large, the next one needs
+/// it in other pieces.
+pub fn trim() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: no pointers; glibc locks its arenas itself.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// The binary is linked against the CPU half alone, so that it runs where nothing else is installed. Opening the CUDA
 /// half registers its kernels with the same dispatcher; it is found through the binary's run path.
 fn open_cuda() -> bool {

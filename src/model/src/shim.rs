@@ -29,6 +29,8 @@ unsafe extern "C" {
     fn bsm_set_grad(t: Ptr, g: Ptr) -> c_int;
     fn bsm_rng_get(out: *mut Ptr) -> c_int;
     fn bsm_rng_set(state: Ptr) -> c_int;
+    fn bsm_recording(on: c_int) -> c_int;
+    fn bsm_host_failed(words: *const c_char, n: usize);
     fn bsm_deterministic(on: c_int) -> c_int;
     fn bsm_empty_cache() -> c_int;
     fn bsm_memory(current: *mut i64, peak: *mut i64, reserved: *mut i64) -> c_int;
@@ -158,6 +160,46 @@ pub fn set_rng_state(state: &Tensor) -> Result<()> {
     check(unsafe { bsm_rng_set(raw(state)) })
 }
 
+/// Whether this thread records operations for a backward pass, until it is dropped: then it is as it was before, also
+/// when a panic comes by (tch reports libtorch's errors as panics, and `tch::no_grad` stays off after one).
+#[derive(Debug)]
+pub struct Recording {
+    before: bool,
+    /// The mode is the thread's.
+    _here: std::marker::PhantomData<*const ()>,
+}
+
+impl Recording {
+    #[must_use]
+    pub fn set(on: bool) -> Self {
+        // SAFETY: no pointers.
+        let before = unsafe { bsm_recording(c_int::from(on)) } != 0;
+        Self { before, _here: std::marker::PhantomData }
+    }
+
+    /// As it is now.
+    #[must_use]
+    pub fn keep() -> Self {
+        let off = Self::set(false);
+        // SAFETY: no pointers.
+        unsafe { bsm_recording(c_int::from(off.before)) };
+        off
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        // SAFETY: no pointers.
+        unsafe { bsm_recording(c_int::from(self.before)) };
+    }
+}
+
+/// `f()` without a graph.
+pub fn no_grad<T>(f: impl FnOnce() -> T) -> T {
+    let _off = Recording::set(false);
+    f()
+}
+
 /// Deterministic kernels only; an operation without one fails instead.
 ///
 /// # Errors
@@ -232,15 +274,26 @@ extern "C" fn call(ctx: *mut c_void, grad_out: Ptr, grad_in: *mut Ptr) -> c_int 
     let f = unsafe { &*ctx.cast::<Backward>() };
     // SAFETY: the shim passes a live tensor; clone_from_ptr makes our own handle.
     let grad = unsafe { Tensor::clone_from_ptr(grad_out) };
+    let _recording = Recording::keep();
     // a panic must not cross the C++ frames
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| f(&grad))) {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| f(&grad)));
+    let failed = |words: &str| {
+        // SAFETY: the shim copies that many bytes.
+        unsafe { bsm_host_failed(words.as_ptr().cast(), words.len()) };
+        -1
+    };
+    match result {
         Ok(Ok(grad)) => {
             // SAFETY: the shim takes the new tensor over, so our handle must not free it.
             unsafe { *grad_in = grad.as_ptr().cast_mut().cast() };
             std::mem::forget(grad);
             0
         }
-        _ => -1,
+        Ok(Err(e)) => failed(&e.to_string()),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            failed(text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words"))
+        }
     }
 }
 
@@ -270,7 +323,7 @@ pub fn node(x: &Tensor, y: &Tensor, backward: Backward) -> Result<Tensor> {
 /// What `f` says; libtorch's words.
 pub fn checkpoint(f: Forward, x: &Tensor, random: bool) -> Result<Tensor> {
     let rng = if random { Some(rng_state()?) } else { None };
-    let y = tch::no_grad(|| f(x))?;
+    let y = no_grad(|| f(x))?;
     let kept = x.detach();
     let again = move |grad: &Tensor| -> Result<Tensor> {
         let x = kept.detach().set_requires_grad(true);
@@ -278,10 +331,14 @@ pub fn checkpoint(f: Forward, x: &Tensor, random: bool) -> Result<Tensor> {
         if let Some(state) = &rng {
             set_rng_state(state)?;
         }
-        let y = tch::with_grad(|| f(&x))?;
+        let y = {
+            let _on = Recording::set(true);
+            f(&x)
+        };
         if let Some(state) = &now {
             set_rng_state(state)?;
         }
+        let y = y?;
         backward(&y, grad)?;
         Ok(x.grad())
     };
@@ -295,4 +352,25 @@ pub fn checkpoint(f: Forward, x: &Tensor, random: bool) -> Result<Tensor> {
 pub fn nf4_unpack(packed: &Tensor, scale: &Tensor, code: &[f32; 16], out: &Tensor) -> Result<()> {
     // SAFETY: three live contiguous tensors and 16 floats; the shim checks sizes and formats.
     check(unsafe { bsm_nf4_unpack(raw(packed), raw(scale), code.as_ptr(), raw(out)) })
+}
+
+unsafe extern "C" {
+    fn bsm_memory_limit(bytes: i64);
+    fn bsm_memory_counted(used: *mut i64, peak: *mut i64);
+}
+
+/// Limits what CPU tensors that are made from here on may take together, in bytes; 0 lifts the limit. One more is refused
+/// with libtorch's words for running out of memory, where the kernel would have killed the process. For the whole process.
+pub fn limit_memory(bytes: u64) {
+    // SAFETY: no pointers.
+    unsafe { bsm_memory_limit(i64::try_from(bytes).unwrap_or(i64::MAX)) }
+}
+
+/// Bytes of the CPU tensors made since [`limit_memory`] was first called: now, and the most since this was last asked.
+#[must_use]
+pub fn counted_memory() -> (i64, i64) {
+    let (mut used, mut peak) = (0, 0);
+    // SAFETY: two places for an i64 each.
+    unsafe { bsm_memory_counted(&mut used, &mut peak) };
+    (used, peak)
 }

@@ -62,7 +62,7 @@ pub fn cross_entropy_backward(
         let piece = hidden.detach().narrow(0, at, n).set_requires_grad(true);
         let logits = decoder.logits(&piece);
         let (loss, mut derivative) =
-            tch::no_grad(|| softmax_loss(&logits.detach(), &labels.narrow(0, at, n)));
+            shim::no_grad(|| softmax_loss(&logits.detach(), &labels.narrow(0, at, n)));
         sum += loss;
         let _ = derivative.g_mul_scalar_(weight * scale);
         shim::backward(&logits, &derivative)?;
@@ -127,7 +127,7 @@ mod tests {
             let leaf = logits.set_requires_grad(true);
             let want = leaf.cross_entropy_loss(&labels, None::<&Tensor>, Reduction::Sum, -100, 0.0);
             want.backward();
-            let (loss, derivative) = tch::no_grad(|| softmax_loss(&leaf.detach(), &labels));
+            let (loss, derivative) = shim::no_grad(|| softmax_loss(&leaf.detach(), &labels));
             let want = want.double_value(&[]);
             assert!((loss - want).abs() < 1e-5 * want.max(1.0), "{loss} {want}");
             assert!((derivative - leaf.grad()).abs().max().double_value(&[]) < 1e-6);

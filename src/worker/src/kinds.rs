@@ -28,7 +28,10 @@ pub fn run(cx: &mut Context) -> Result<Ending> {
     match work {
         Params::Corpus(p) => corpus::run(cx, &p),
         Params::Base(p) => base::run(cx, &p),
-        Params::Sft(p) => sft::run(cx, &p),
+        Params::Sft(p) => {
+            limit_tensors(cx.spec.resources.memory_mb);
+            sft::run(cx, &p)
+        }
         Params::Rl(p) => rl::run(cx, &p),
         Params::Serve(p) => serve::run(cx, &p),
         Params::Sample(p) => sample::run(cx, &p),
@@ -36,6 +39,15 @@ pub fn run(cx: &mut Context) -> Result<Ending> {
         Params::Command(_) => {
             Err(Failure::user("kind command is run by the supervisor, not by the worker").into())
         }
+    }
+}
+
+/// Out of memory as an error that `sft` meets with smaller passes, where the scheduler would have killed the task: tensors
+/// may take what the task asked for, less what the program itself takes.
+fn limit_tensors(task_mb: u64) {
+    const PROGRAM_MB: u64 = 215;
+    if device() == tch::Device::Cpu && task_mb > 0 {
+        model::shim::limit_memory(task_mb.saturating_sub(PROGRAM_MB).max(task_mb / 2) * 1_000_000);
     }
 }
 

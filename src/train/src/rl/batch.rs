@@ -4,7 +4,7 @@ use super::Rollout;
 use crate::loss::{chunked_backward, logprobs};
 use crate::rows::{Batch, Encoded, collate};
 use crate::{Result, loss};
-use model::{Decoder, Pass};
+use model::{Decoder, Pass, shim};
 use record::params::RlParams;
 use tch::{Kind, Tensor};
 
@@ -186,7 +186,7 @@ pub fn improve(
             seen.value += number(&error);
             loss += error * p.value_coef;
         }
-        tch::no_grad(|| {
+        shim::no_grad(|| {
             seen.policy += number(&policy);
             seen.kl += number(&kl);
             let d = difference.detach();

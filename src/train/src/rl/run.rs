@@ -7,7 +7,7 @@ use crate::optimizer::{AdamW, Scaler};
 use crate::{End, Error, Host, Result, state};
 use generate::{Engine, Request, Sampling};
 use model::sampler::{bits, permutation};
-use model::{Decoder, Model, Options, Pass, TorchEngine};
+use model::{Decoder, Model, Options, Pass, TorchEngine, shim};
 use record::checkpoint::Store;
 use record::params::{Algorithm, Profile, RlParams};
 use serde::{Deserialize, Serialize};
@@ -192,7 +192,7 @@ impl<'a> Runner<'a> {
         if self.own.best_validation.is_none_or(|best| value > best) {
             self.own.best_validation = Some(value);
             self.own.best_episode = episode;
-            self.best = tch::no_grad(|| {
+            self.best = shim::no_grad(|| {
                 self.model.decoder.trainable().into_iter().map(|(n, t)| (n, t.detach().copy())).collect()
             });
         }
@@ -204,7 +204,7 @@ impl<'a> Runner<'a> {
             return;
         }
         let best: BTreeMap<_, _> = self.best.iter().map(|(n, t)| (n.as_str(), t)).collect();
-        tch::no_grad(|| {
+        shim::no_grad(|| {
             for (name, mut t) in self.model.decoder.trainable() {
                 if let Some(from) = best.get(name.as_str()) {
                     t.copy_(from);

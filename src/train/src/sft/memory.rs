@@ -1,6 +1,7 @@
 //! Running out of memory: what it looks like, and what is done about it.
 
 use crate::{Error, Result};
+use model::shim;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Whether an error's words are an allocator's: libtorch's on the CPU, on CUDA, and C++'s own.
@@ -11,8 +12,10 @@ pub fn is_out_of_memory(words: &str) -> bool {
         .any(|sign| words.contains(sign))
 }
 
-/// Runs `f`; `None` when it ran out of memory. tch reports libtorch's errors as panics, other panics go on.
+/// Runs `f`; `None` when it ran out of memory. tch reports libtorch's errors as panics, other panics go on. Whether
+/// operations are recorded afterwards does not depend on where `f` was cut off.
 pub(super) fn within_memory<T>(f: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+    let _recording = shim::Recording::keep();
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(Ok(value)) => Ok(Some(value)),
         Ok(Err(e)) if is_out_of_memory(&words_of(&e)) => Ok(None),
@@ -53,5 +56,23 @@ mod tests {
         let wrong: Result<Option<()>> = within_memory(|| Err(Error::Invalid("a row is wrong".into())));
         assert!(wrong.is_err());
         assert!(catch_unwind(|| within_memory(|| -> Result<()> { panic!("a mistake") })).is_err());
+    }
+
+    #[test]
+    fn after_a_failure_inside_no_grad_operations_are_recorded_as_before() {
+        let huge = || tch::Tensor::empty([1 << 50], (tch::Kind::Double, tch::Device::Cpu));
+        let recorded = || {
+            let x = tch::Tensor::ones([2], (tch::Kind::Float, tch::Device::Cpu)).set_requires_grad(true);
+            (x * 2.0).requires_grad()
+        };
+        assert!(within_memory(|| Ok(shim::no_grad(huge))).unwrap().is_none());
+        assert!(recorded());
+        // a guard that does not mind panics, as tch's own
+        assert!(within_memory(|| Ok(tch::no_grad(huge))).unwrap().is_none());
+        assert!(recorded());
+        shim::no_grad(|| {
+            let _ = within_memory(|| Ok(huge()));
+            assert!(!recorded());
+        });
     }
 }

@@ -138,6 +138,8 @@ impl<'a> Run<'a> {
             self.optimizer.zero_grad()?;
             if self.model.decoder.device.is_cuda() {
                 shim::empty_cache()?;
+            } else {
+                model::runtime::trim();
             }
             shim::set_rng_state(&rng)?;
             let lengths: Vec<usize> = rows.iter().map(|r| r.ids.len()).collect();
@@ -234,7 +236,7 @@ impl<'a> Run<'a> {
         if loss.is_finite() && self.own.best.is_none_or(|(best, _)| loss < best) {
             self.own.best = Some((loss, step));
             self.own.without = 0;
-            self.best = tch::no_grad(|| {
+            self.best = shim::no_grad(|| {
                 self.model.decoder.trainable().into_iter().map(|(n, t)| (n, t.detach().copy())).collect()
             });
         } else {
@@ -244,7 +246,7 @@ impl<'a> Run<'a> {
 
     fn take_best(&self) {
         let best: BTreeMap<_, _> = self.best.iter().map(|(n, t)| (n.as_str(), t)).collect();
-        tch::no_grad(|| {
+        shim::no_grad(|| {
             for (name, mut t) in self.model.decoder.trainable() {
                 if let Some(from) = best.get(name.as_str()) {
                     t.copy_(from);
