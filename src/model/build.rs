@@ -24,7 +24,20 @@ fn main() {
         .include(root.join("include/torch/csrc/api/include"))
         .file("shim/shim.cpp")
         .file("shim/memory.cpp")
+        .file("shim/product.cpp")
         .warnings(false) // libtorch's headers are not ours to mend
         .opt_level(1)
         .compile("bessemer_shim");
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .include(root.join("include"))
+        .include(root.join("include/torch/csrc/api/include"))
+        .file("shim/fused.cpp")
+        .warnings(false)
+        .opt_level(3) // loops of our own
+        .flag_if_supported("-fopenmp-simd")
+        .flag_if_supported("-fno-math-errno")
+        .flag_if_supported("-fno-trapping-math")
+        .compile("bessemer_fused");
 }

@@ -4,6 +4,7 @@
 use crate::attention::Masks;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::fused;
 use crate::layer::{Group, Layer, Norms, Place, Sizes};
 use crate::linear::{Linear, Weight};
 use crate::lora::{self, Lora, Target};
@@ -263,7 +264,7 @@ impl Decoder {
 
     /// Logits of hidden states, `[rows, vocab]`, in fp32.
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        capped(hidden.linear(self.head(), None::<&Tensor>).to_kind(Kind::Float), &self.config)
+        capped(fused::times(hidden, self.head()).to_kind(Kind::Float), &self.config)
     }
 
     /// Freezes the weights and adds a fresh adapter: A uniform as PEFT (Kaiming with a = sqrt(5)), B zero. Draws from

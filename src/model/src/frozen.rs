@@ -4,6 +4,7 @@ use crate::attention::{Masks, attend};
 use crate::config::Config;
 use crate::decoder::{Decoder, Pass, capped, embedded};
 use crate::error::Result;
+use crate::fused;
 use crate::layer::Layer;
 use crate::norm::Norm;
 use crate::rope::{Rope, rotate};
@@ -58,7 +59,7 @@ impl Frozen {
     }
 
     fn logits(&self, x: &Tensor) -> Tensor {
-        capped(self.norm.forward(x).linear(&self.head, None::<&Tensor>).to_kind(Kind::Float), &self.config)
+        capped(fused::times(&self.norm.forward(x), &self.head).to_kind(Kind::Float), &self.config)
     }
 
     /// Runs whole prompts; fills slots `first..first + rows_of_slot.len()`, where slot `first + j` gets prompt

@@ -157,7 +157,7 @@ impl Layer {
 
     fn adapted(&self, target: Target, x: &Tensor, y: Tensor, pass: Pass) -> Tensor {
         match &self.lora[target as usize] {
-            Some(l) if pass.adapter => l.add(&y, x, pass.train),
+            Some(l) if pass.adapter => l.on(&y, x, pass.train),
             _ => y,
         }
     }
@@ -170,8 +170,12 @@ impl Layer {
         x: &Tensor,
         pass: Pass,
     ) -> Result<Vec<Tensor>> {
-        let parts = self.linear(group).parts(x, &targets.map(|(_, n)| n))?;
-        Ok(parts.into_iter().zip(targets).map(|(y, (t, _))| self.adapted(t, x, y, pass)).collect())
+        let lora = |t: Target| self.lora[t as usize].as_ref().filter(|_| pass.adapter);
+        self.linear(group).parts(x, &targets.map(|(t, n)| (n, lora(t))), pass.train)
+    }
+
+    fn part(&self, group: Group, target: Target, width: i64, x: &Tensor, pass: Pass) -> Result<Tensor> {
+        Ok(self.parts(group, [(target, width)], x, pass)?.remove(0))
     }
 
     /// q, k and v of `x` `[rows * length, hidden]`, each `[rows, heads, length, head_dim]`; q and k not yet rotated.
@@ -205,7 +209,7 @@ impl Layer {
 
     /// The residual stream after attention: `x` plus the projected heads `a` `[rows, heads * head_dim]`.
     pub fn after_attention(&self, x: &Tensor, a: &Tensor, pass: Pass) -> Result<Tensor> {
-        let y = self.adapted(Target::O, a, self.linear(Group::O).forward(a)?, pass);
+        let y = self.part(Group::O, Target::O, x.size()[1], a, pass)?;
         Ok(match &self.norms.attention_out {
             Some(n) => x + n.forward(&y),
             None => x + y,
@@ -217,7 +221,7 @@ impl Layer {
         let Sizes { intermediate: n, gated, activation, .. } = self.sizes;
         let h = self.norms.mlp.forward(x);
         let inner = if !gated {
-            activation.forward(&self.parts(Group::In, [(Target::Up, n)], &h, pass)?[0])
+            activation.forward(&self.part(Group::In, Target::Up, n, &h, pass)?)
         } else {
             let parts = if whole {
                 let both = self.linear(Group::In).forward(&h)?.split_with_sizes([n, n], -1);
@@ -226,9 +230,9 @@ impl Layer {
             } else {
                 self.parts(Group::In, [(Target::Gate, n), (Target::Up, n)], &h, pass)?
             };
-            activation.forward(&parts[0]) * &parts[1]
+            activation.gated(&parts[0], &parts[1])
         };
-        let y = self.adapted(Target::Down, &inner, self.linear(Group::Out).forward(&inner)?, pass);
+        let y = self.part(Group::Out, Target::Down, x.size()[1], &inner, pass)?;
         Ok(match &self.norms.mlp_out {
             Some(n) => x + n.forward(&y),
             None => x + y,

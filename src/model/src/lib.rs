@@ -9,6 +9,7 @@ pub mod decoder;
 pub mod engine;
 pub mod error;
 mod frozen;
+pub mod fused;
 mod keys;
 mod layer;
 mod linear;

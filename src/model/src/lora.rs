@@ -85,11 +85,16 @@ pub struct Lora {
 impl Lora {
     /// `y` `[rows, out]` plus what the adapter adds for `x` `[rows, in]`. Products run in the number format of `x` (sums of
     /// a product are fp32 inside); the factors and their gradients stay fp32.
-    pub(crate) fn add(&self, y: &Tensor, x: &Tensor, train: bool) -> Tensor {
+    /// `x` has been through dropout already, where there is any.
+    pub(crate) fn add(&self, y: &Tensor, x: &Tensor) -> Tensor {
         let kind = x.kind();
-        let x = if train && self.dropout > 0.0 { x.dropout(self.dropout, true) } else { x.shallow_clone() };
         let inner = x.linear(&self.a.to_kind(kind), None::<&Tensor>) * self.scale;
         y.addmm(&inner, &self.b.to_kind(kind).tr())
+    }
+
+    /// [`Self::add`], with dropout where it is wanted.
+    pub(crate) fn on(&self, y: &Tensor, x: &Tensor, train: bool) -> Tensor {
+        if train && self.dropout > 0.0 { self.add(y, &x.dropout(self.dropout, true)) } else { self.add(y, x) }
     }
 
     /// The same as a weight, `[out, in]`, fp32.

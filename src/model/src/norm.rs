@@ -1,5 +1,6 @@
 //! RMSNorm and LayerNorm, statistics in fp32 whatever the number format.
 
+use crate::fused;
 use crate::spec::NormKind;
 use tch::{Kind, Tensor};
 
@@ -15,6 +16,11 @@ pub(crate) struct Norm {
 
 impl Norm {
     pub fn forward(&self, x: &Tensor) -> Tensor {
+        if self.kind == NormKind::Rms
+            && let Some(y) = fused::rms_norm(x, &self.weight, self.eps)
+        {
+            return y;
+        }
         let width = self.weight.size();
         let float = x.kind() == Kind::Float;
         match self.kind {

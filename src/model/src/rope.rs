@@ -1,6 +1,7 @@
 //! Rotary position embedding: the table of cosines and sines, and its application.
 
 use crate::config::{Config, RopeScaling};
+use crate::fused;
 use std::cell::RefCell;
 use tch::{Device, Kind, Tensor};
 
@@ -68,6 +69,9 @@ impl Rope {
 
 /// Rotates the last dimension of `x`; `cos` and `sin` must broadcast against its halves.
 pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
+    if let Some(y) = fused::rotate(x, cos, sin) {
+        return y;
+    }
     let half = x.size().last().copied().unwrap_or(0) / 2;
     let (a, b) = (x.narrow(-1, 0, half), x.narrow(-1, half, half));
     Tensor::cat(&[&a * cos - &b * sin, &b * cos + &a * sin], -1)

@@ -1,5 +1,6 @@
 //! What sets the architectures apart beyond their sizes. One decoder is built from these facts.
 
+use crate::fused;
 use tch::Tensor;
 
 /// Which family; `architectures` of `config.json` names it.
@@ -73,6 +74,16 @@ impl Activation {
 
     pub(crate) fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(_, a)| *a == self).map_or("", |(n, _)| n)
+    }
+
+    /// `f(gate) * up`
+    pub(crate) fn gated(self, gate: &Tensor, up: &Tensor) -> Tensor {
+        if self == Activation::Silu
+            && let Some(y) = fused::swiglu(gate, up)
+        {
+            return y;
+        }
+        self.forward(gate) * up
     }
 
     pub(crate) fn forward(self, x: &Tensor) -> Tensor {

@@ -2,7 +2,7 @@
 //! back through the head at once, and the trunk gets one backward pass in the end.
 
 use crate::Result;
-use model::{Decoder, shim};
+use model::{Decoder, fused, shim};
 use tch::{Kind, Tensor};
 
 /// Positions per piece; at a vocabulary of 32,000 that is 32 MB of fp32 logits.
@@ -61,16 +61,30 @@ pub fn cross_entropy_backward(
         let n = chunk.min(rows - at);
         let piece = hidden.detach().narrow(0, at, n).set_requires_grad(true);
         let logits = decoder.logits(&piece);
-        let (loss, mut derivative) =
-            shim::no_grad(|| softmax_loss(&logits.detach(), &labels.narrow(0, at, n)));
+        let factor = weight * scale;
+        let (loss, derivative) = shim::no_grad(|| {
+            derivative_of(&logits.detach(), &labels.narrow(0, at, n), factor, decoder.config.spec.logit_cap)
+        })?;
         sum += loss;
-        let _ = derivative.g_mul_scalar_(weight * scale);
         shim::backward(&logits, &derivative)?;
         grads.push(piece.grad());
         at += n;
     }
     shim::backward(hidden, &Tensor::cat(&grads, 0))?;
     Ok(sum * weight)
+}
+
+/// Sum of the cross-entropies of `labels`, and `factor` times its derivative by `logits` `[rows, vocab]`. Nobody looks at
+/// the logits again, unless they were capped: then the cap's own derivative does.
+fn derivative_of(logits: &Tensor, labels: &Tensor, factor: f64, cap: Option<f64>) -> Result<(f64, Tensor)> {
+    if cap.is_none()
+        && let Some(loss) = fused::softmax_loss(logits, labels, factor)?
+    {
+        return Ok((loss, logits.shallow_clone()));
+    }
+    let (loss, mut derivative) = softmax_loss(logits, labels);
+    let _ = derivative.g_mul_scalar_(factor);
+    Ok((loss, derivative))
 }
 
 /// Sum of the cross-entropies of `labels`, and its derivative by `logits` `[rows, vocab]`.
@@ -127,10 +141,27 @@ mod tests {
             let leaf = logits.set_requires_grad(true);
             let want = leaf.cross_entropy_loss(&labels, None::<&Tensor>, Reduction::Sum, -100, 0.0);
             want.backward();
-            let (loss, derivative) = shim::no_grad(|| softmax_loss(&leaf.detach(), &labels));
             let want = want.double_value(&[]);
-            assert!((loss - want).abs() < 1e-5 * want.max(1.0), "{loss} {want}");
-            assert!((derivative - leaf.grad()).abs().max().double_value(&[]) < 1e-6);
+            for cap in [None, Some(30.0)] {
+                // in place where there is no cap
+                let logits = leaf.detach().copy();
+                let (loss, derivative) = shim::no_grad(|| derivative_of(&logits, &labels, 0.5, cap)).unwrap();
+                assert!((loss - want).abs() < 1e-5 * want.max(1.0), "{loss} {want}");
+                assert!((derivative * 2.0 - leaf.grad()).abs().max().double_value(&[]) < 1e-6);
+                assert_eq!(logits.equal(&leaf), cap.is_some());
+            }
+        }
+        let logits = Tensor::zeros([1, 5], (Kind::Float, Device::Cpu));
+        assert!(derivative_of(&logits, &Tensor::from_slice(&[5i64]), 1.0, None).is_err());
+        for rows in [1, 700] {
+            // long rows, as of a real vocabulary
+            let logits =
+                (Tensor::arange(rows * 3001, (Kind::Double, Device::Cpu)) * 12.9898).sin().view([rows, 3001]);
+            let labels = Tensor::arange(rows, (Kind::Int64, Device::Cpu)) * 3;
+            let (want, by_logits) = softmax_loss(&logits.to_kind(Kind::Float), &labels);
+            let (got, derivative) = derivative_of(&logits.to_kind(Kind::Float), &labels, 1.0, None).unwrap();
+            assert!((got - want).abs() < 1e-5 * want, "{got} {want}");
+            assert!((derivative - by_logits).abs().max().double_value(&[]) < 1e-6);
         }
     }
 }
