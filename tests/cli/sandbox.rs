@@ -6,7 +6,12 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Output, Stdio};
 
 fn bessemer(args: &[&str], input: &str) -> Output {
+    bessemer_with(&[], args, input)
+}
+
+fn bessemer_with(environment: &[(&str, &str)], args: &[&str], input: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_bessemer"))
+        .envs(environment.iter().copied())
         .arg("sandbox")
         .args(args)
         .stdin(Stdio::piped())
@@ -92,8 +97,9 @@ fn one_program_runs_with_our_streams_and_its_own_status() {
 
 #[test]
 fn a_tier_that_is_not_there_is_refused_before_anything_runs() {
-    let out = bessemer(&["batch", "--tier-min", "A"], "{}\n");
+    let out = bessemer_with(&[("BESSEMER_CGROUP", "off")], &["batch", "--tier-min", "A"], "{}\n");
     assert_eq!(out.status.code(), Some(77), "{out:?}");
+    assert!(String::from_utf8_lossy(&out.stderr).contains("control groups are switched off"), "{out:?}");
     assert!(out.stdout.is_empty());
 }
 
