@@ -317,6 +317,76 @@ fn wait_for(s: &Server, what: &str, n: u64) {
 }
 
 #[test]
+fn cells_of_a_notebook_share_one_namespace_and_are_told_apart() {
+    let s = serve(&["--no-token", "--slots", "1"]);
+    let post = |body: &Value| -> Value {
+        let (status, text) = ask(&s, "POST", "/run_jupyter", "", &body.to_string());
+        assert_eq!(status, 200, "{text}");
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let cells = json!([
+        "a = 'hello'",
+        "a",
+        "import sys, os\nsys.stderr.write('e\\n'); os.system('echo child')\nprint(a)",
+        "def f():\n    assert False, 'why'\nf()",
+        "open('out', 'w').write(a);",
+        "display(1); 2",
+        "def g(:",
+    ]);
+    let r = post(&json!({"cells": cells, "fetch_files": ["out"]}));
+    assert_eq!((&r["status"], &r["driver"]["return_code"]), (&json!("Success"), &json!(0)), "{r}");
+    let keys: Vec<_> = r.as_object().expect("an object").keys().collect();
+    assert_eq!(keys, ["status", "message", "driver", "cells", "executor_pod_name", "files"]);
+    let c = &r["cells"];
+    assert_eq!(c.as_array().map(Vec::len), Some(7));
+    assert_eq!(c[0], json!({"stdout": "", "stderr": "", "display": [], "error": []}));
+    assert_eq!(c[1]["display"], json!([{"text/plain": "'hello'"}]));
+    assert!(c[2]["stderr"] == "e\n" && c[2]["stdout"].as_str().is_some_and(|t| t.contains("child\n")), "{c}");
+    assert_eq!(
+        (&c[3]["error"][0]["ename"], &c[3]["error"][0]["evalue"]),
+        (&json!("AssertionError"), &json!("why"))
+    );
+    let trace = c[3]["error"][0]["traceback"].to_string();
+    assert!(
+        trace.contains("<cell 4>") && trace.contains("assert False") && !trace.contains("/prog/"),
+        "{trace}"
+    );
+    assert_eq!(c[4]["display"], json!([]), "a semicolon at the end shows nothing");
+    assert_eq!(r["files"]["out"], "aGVsbG8=");
+    assert_eq!(c[5]["display"], json!([{"text/plain": "1"}, {"text/plain": "2"}]));
+    assert_eq!(c[6]["error"][0]["ename"], "SyntaxError");
+    // A cell that is late ends, and the others go on; one that ends the process ends the notebook.
+    let r = post(&json!({"cells": ["while True: pass", "7"], "cell_timeout": 0.2}));
+    assert_eq!(
+        (&r["status"], &r["cells"][0]["error"][0]["ename"]),
+        (&json!("Success"), &json!("TimeoutError")),
+        "{r}"
+    );
+    assert_eq!(r["cells"][1]["display"][0]["text/plain"], "7");
+    let r = post(&json!({"cells": ["1", "import os; os._exit(3)", "2"]}));
+    assert_eq!((&r["status"], &r["driver"]["return_code"]), (&json!("Failed"), &json!(3)), "{r}");
+    assert_eq!(r["cells"].as_array().map(Vec::len), Some(1));
+    let (status, _) = ask(&s, "POST", "/run_jupyter", "", r#"{"cells": [], "kernel": "ir"}"#);
+    assert_eq!(status, 422);
+}
+
+#[test]
+fn provided_problems_are_listed_and_prompted() {
+    let s = serve(&["--no-token", "--slots", "1"]);
+    let rows = json!([{"id": 3, "content": "Add.", "labels": {}}, {"id": "x", "content": "Sort."}]);
+    let config = json!({"dataset_type": "CommonOJDataset", "language": "python", "provided_data": rows});
+    let body = json!({"dataset": "mine", "config": config}).to_string();
+    assert_eq!(ask(&s, "POST", "/list_ids", "", &body), (200, "[3,\"x\"]".into()));
+    let (status, text) = ask(&s, "POST", "/get_prompts", "", &body);
+    let prompts: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((status, &prompts[0]["id"], &prompts[1]["labels"]), (200, &json!(3), &json!({})));
+    let one = json!({"dataset": "mine", "id": 3, "config": {"dataset_type": "CommonOJDataset", "provided_data": rows[0]}});
+    assert_eq!(ask(&s, "POST", "/get_prompt_by_id", "", &one.to_string()).0, 200);
+    let (status, text) = ask(&s, "POST", "/list_ids", "", r#"{"dataset": "MBPP", "config": {}}"#);
+    assert!(status == 400 && text.contains("no eval class found for dataset MBPP"), "{text}");
+}
+
+#[test]
 fn a_full_queue_refuses_at_once_and_a_stopping_service_says_so() {
     let mut s = serve(&["--no-token", "--slots", "1", "--queue", "1"]);
     let forever = json!({"code": "while True: pass", "language": "python", "run_timeout": 3600}).to_string();
@@ -331,7 +401,7 @@ fn a_full_queue_refuses_at_once_and_a_stopping_service_says_so() {
         assert!(terminate.is_ok_and(|s| s.success()));
         vec![third, second.join().expect("no panic"), first.join().expect("no panic")]
     });
-    assert_eq!((answers[0].0, answers[1].0, answers[2].0), (503, 503, 200), "{answers:?}");
+    assert_eq!((answers[0].0, answers[1].0, answers[2].0), (429, 503, 200), "{answers:?}");
     assert!(answers[0].1.contains("too many") && answers[1].1.contains("stopping"), "{answers:?}");
     // What ran was given a moment, then ended without a verdict.
     assert!(answers[2].1.contains("SandboxError") && answers[2].1.contains("cancelled"), "{answers:?}");

@@ -8,6 +8,7 @@ pub mod ask;
 pub mod pairwise;
 pub mod remote;
 pub mod rubric;
+pub mod xscode;
 
 use serde::{Deserialize, Serialize};
 

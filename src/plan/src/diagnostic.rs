@@ -82,7 +82,8 @@ impl Report {
 }
 
 /// The candidate that a mistyped word most probably means. Case, `-` and `_` do not count.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let normal = |s: &str| s.to_lowercase().replace('-', "_");
     let word = normal(word);
     // a single letter is near to everything

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// The Python side.
 pub(crate) const CHILD: &str = include_str!("child.py");
 /// A frame larger than this is refused: no test's value is.
-const FRAME_MAX: usize = 16 << 20;
+pub(crate) const FRAME_MAX: usize = 16 << 20;
 /// What a process may take to start and load the program, beside the time that its tests have.
 const LOAD_S: f64 = 5.0;
 
@@ -63,6 +63,8 @@ pub(crate) enum Heard {
     Value(Value),
     /// Nothing in time.
     Late,
+    /// It announced a frame larger than [`FRAME_MAX`]; nothing more can be heard from it.
+    TooLarge,
     /// The process closed its end, or sent something that is no frame of values.
     Gone,
 }
@@ -193,7 +195,7 @@ impl<'a> Session<'a> {
             if let Some((head, rest)) = self.heard.split_first_chunk::<4>() {
                 let n = usize::try_from(u32::from_le_bytes(*head)).unwrap_or(usize::MAX);
                 if n > FRAME_MAX {
-                    return Heard::Gone;
+                    return Heard::TooLarge;
                 }
                 if let Some(body) = rest.get(..n) {
                     let value = Value::decode(body).map_or(Heard::Gone, Heard::Value);

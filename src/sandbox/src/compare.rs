@@ -1,6 +1,7 @@
 //! Holding an output against the expected one, outside the slot.
 
 use crate::checker::Checker;
+use crate::validator::Validator;
 use serde::{Deserialize, Serialize};
 
 /// How two outputs are compared.
@@ -14,6 +15,10 @@ pub enum Comparator {
     Lines,
     /// Equal sequences of tokens between white space.
     Tokens,
+    /// As `tokens`, where letters of different case are the same.
+    TokensIgnoreCase,
+    /// By the flags of a problem package: absolute and relative tolerance, case, white space.
+    Validator(Validator),
     /// As `tokens`, where two tokens that are both numbers may differ by this much, absolutely or relative to the
     /// larger one.
     Float {
@@ -36,6 +41,10 @@ impl Comparator {
             Self::Checker(_) => false,
             Self::Lines => lines(got) == lines(expected),
             Self::Tokens => tokens(got).eq(tokens(expected)),
+            Self::TokensIgnoreCase => {
+                same_length_all(tokens(got), tokens(expected), |a, b| lower(a) == lower(b))
+            }
+            Self::Validator(validator) => validator.matches(got, expected),
             Self::Float { tolerance } => same_length_all(tokens(got), tokens(expected), |a, b| {
                 a == b || both_numbers(a, b).is_some_and(|(x, y)| close(x, y, *tolerance, *tolerance))
             }),
@@ -134,6 +143,13 @@ mod tests {
     fn tokens_ignores_how_they_are_laid_out() {
         assert!(check(&Comparator::Tokens, "1 2\n3", "1\n2 3\n"));
         assert!(!check(&Comparator::Tokens, "1 2", "1 2 3"));
+    }
+
+    #[test]
+    fn case_may_be_ignored_in_any_alphabet() {
+        assert!(check(&Comparator::TokensIgnoreCase, "YES\n\u{c4}", "yes \u{e4}"));
+        assert!(!check(&Comparator::TokensIgnoreCase, "yes", "yes no"));
+        assert!(!check(&Comparator::Tokens, "YES", "yes"));
     }
 
     #[test]

@@ -414,6 +414,9 @@ impl Job {
             }
             c.limits.check().map_err(|e| format!("comparator: checker: limits: {e}"))?;
         }
+        if let Comparator::Validator(v) = self.comparator {
+            v.check().map_err(|e| format!("comparator: validator: {e}"))?;
+        }
         if let Comparator::Float { tolerance } = self.comparator
             && !(tolerance.is_finite() && tolerance >= 0.0)
         {

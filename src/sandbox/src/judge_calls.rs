@@ -4,7 +4,7 @@
 //! that does not come, that comes twice, or that is no value of a builtin type is not a pass.
 
 use crate::bytes::Bytes;
-use crate::calls::{Brief, Heard, Part, Session};
+use crate::calls::{Brief, FRAME_MAX, Heard, Part, Session};
 use crate::compare::Comparator;
 use crate::job::{Call, Grade, Job, JobResult, Profile, TestResult, Verdict};
 use crate::judge::{Judge, measured};
@@ -80,6 +80,10 @@ fn death(out: &Outcome) -> (Verdict, String) {
     }
 }
 
+fn too_large(what: &str) -> String {
+    format!("{what} is larger than {} MiB, the most that may cross the border", FRAME_MAX >> 20)
+}
+
 /// What loading the program gave.
 enum Loaded {
     /// Its names, each with "callable" or "value".
@@ -104,6 +108,7 @@ fn load(session: &mut Session<'_>, wait: Duration) -> Option<Loaded> {
             })
         }
         Heard::Late => Some(Loaded::Not(Verdict::TimeLimit, "loading the program took too long".into())),
+        Heard::TooLarge => Some(Loaded::Not(Verdict::OutputLimit, too_large("the list of its names"))),
         Heard::Gone => None,
     }
 }
@@ -153,8 +158,9 @@ impl Judge<'_> {
                 }
             }
             let unasked = alive && s.has_more();
-            let late = result.tests.last().is_some_and(|t| t.verdict == Verdict::TimeLimit);
-            let out = s.close(alive || late)?;
+            // One that has not ended by itself, and waits for us or goes on.
+            let hangs = |t: &TestResult| matches!(t.verdict, Verdict::TimeLimit | Verdict::OutputLimit);
+            let out = s.close(alive || result.tests.last().is_some_and(hangs))?;
             if let Some(last) = result.tests.last_mut() {
                 if unasked && last.verdict == Verdict::Pass {
                     (last.verdict, last.reason) =
@@ -259,6 +265,12 @@ fn one_call(
     let reply = match s.hear_soon(wait) {
         Heard::Value(v) => v,
         Heard::Late => return (outcome(Verdict::TimeLimit, Some("time limit".into()), since), false),
+        Heard::TooLarge => {
+            return (
+                outcome(Verdict::OutputLimit, Some(too_large("the value that it returned")), since),
+                false,
+            );
+        }
         Heard::Gone => return (outcome(Verdict::Unscored, None, since), false),
     };
     let parts = items(&reply);
@@ -310,6 +322,9 @@ fn relay(job: &Job, program: &mut Session<'_>, tests: &mut Session<'_>, result: 
         let message = match tests.hear_soon(left) {
             Heard::Value(v) => v,
             Heard::Late => return Relayed::Late,
+            Heard::TooLarge => {
+                return Relayed::Judged(Verdict::Unscored, too_large("what the tests pass on"));
+            }
             Heard::Gone => {
                 return Relayed::Judged(
                     Verdict::Unscored,
@@ -344,6 +359,10 @@ fn relay(job: &Job, program: &mut Session<'_>, tests: &mut Session<'_>, result: 
                         return Relayed::Judged(Verdict::RuntimeError, why);
                     }
                     Heard::Late => return Relayed::Late,
+                    Heard::TooLarge => {
+                        let why = too_large("the value that the program returned");
+                        return Relayed::Judged(Verdict::OutputLimit, why);
+                    }
                     Heard::Gone => return Relayed::ProgramDied,
                 }
             }

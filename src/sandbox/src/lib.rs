@@ -33,6 +33,7 @@ mod pool;
 mod probe;
 mod slot_handle;
 mod special;
+mod validator;
 mod value;
 pub mod wire;
 
@@ -47,4 +48,5 @@ pub use job::{
 };
 pub use pool::{Cancel, Sandbox};
 pub use probe::{Probe, probe};
+pub use validator::Validator;
 pub use value::{NotAValue, Value};

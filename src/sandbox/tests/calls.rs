@@ -177,3 +177,15 @@ fn a_script_passes_when_its_end_is_reached() {
     assert_eq!(run("def order(x): return x", check), Verdict::WrongAnswer);
     assert_eq!(run("def other(x): return x", check), Verdict::RuntimeError);
 }
+
+#[test]
+fn a_value_that_is_too_large_is_told_as_that_and_the_next_test_goes_on() {
+    let s = start();
+    let job = Job::function("x", "def f(n): return 'x' * n", "f");
+    let job = job.call(vec![int(20 << 20)], Value::None).call(vec![int(1)], Value::Str(b"x".to_vec()));
+    let limits = Limits { memory_mb: 1024, wall_s: 60.0, cpu_s: 60.0, ..Limits::default() };
+    let r = s.run(&Job { limits, ..job });
+    assert_eq!(r.tests[0].verdict, Verdict::OutputLimit, "{r:?}");
+    assert!(r.tests[0].reason.as_deref().is_some_and(|why| why.contains("larger than 16 MiB")), "{r:?}");
+    assert_eq!((r.tests[1].verdict, r.passed), (Verdict::Pass, 1), "{r:?}");
+}

@@ -60,7 +60,8 @@ proptest! {
     #[test]
     fn every_comparator_accepts_the_same_bytes(text in proptest::collection::vec(any::<u8>(), 0..60)) {
         let float = Comparator::Float { tolerance: 0.0 };
-        for c in [Comparator::ExactStripped, Comparator::Lines, Comparator::Tokens, float, Comparator::SandboxFusion] {
+        for c in [Comparator::ExactStripped, Comparator::Lines, Comparator::Tokens, Comparator::TokensIgnoreCase,
+            Comparator::Validator(sandbox::Validator::default()), float, Comparator::SandboxFusion] {
             prop_assert!(c.matches(&text, &text), "{:?}", c);
         }
     }

@@ -182,6 +182,10 @@ pub enum Rubric {
     Reject,
     /// As `appropriate`, for over-refusal of coding requests (no class UNSAFE).
     XsCode,
+    /// The answer is a request; passes when the ten checks before annotation are as they have to be.
+    XsPrefilter,
+    /// The answer is a request; passes when the four checks behind annotation hold.
+    XsPostfilter,
     /// Passes when the judge prefers this program to the row's `other`.
     Preferred,
 }
@@ -312,7 +316,7 @@ impl TryFrom<Raw> for OracleParams {
         }
         if judge && r.rubric.is_none() {
             return Err(
-                "a judge needs a `rubric`: malice, appropriate, reject, xs-code or preferred".to_owned()
+                "a judge needs a `rubric`: malice, appropriate, reject, xs-code, xs-prefilter, xs-postfilter or preferred".to_owned()
             );
         }
         if file && (r.report.is_none() || r.programs.is_none()) {

@@ -1,11 +1,16 @@
-//! SandboxFusion's `/run_code` and `/submit`, field for field, so that its clients (verl, PurpCode) can talk to us unchanged.
+//! SandboxFusion's `/run_code`, `/run_jupyter`, `/submit` and what belongs to it, field for field, so that its clients (verl,
+//! PurpCode) can talk to us unchanged.
 //!
 //! Differences on purpose: `SandboxError` also stands for a language that is not here; the network, the host's files and
 //! its environment are not reachable; a memory limit of -1 means [`DEFAULT_MEMORY_MB`]; output beyond [`OUTPUT_BYTES`] ends the
 //! program instead of being cut in silence.
 
+mod jupyter;
+mod prompts;
 mod submit;
 
+pub use jupyter::{CellResult, RunJupyter, RunJupyterResponse};
+pub use prompts::{GetPromptById, GetPrompts, Prompt};
 pub use submit::{EvalResult, EvalTestCase, StdioCase, Submission, Submit, TestConfig};
 
 use crate::bytes::Bytes;

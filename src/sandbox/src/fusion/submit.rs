@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 use std::collections::BTreeMap;
 
 /// The one kind of data set that is served.
-const COMMON_OJ: &str = "CommonOJDataset";
+pub(super) const COMMON_OJ: &str = "CommonOJDataset";
 /// Characters of an input or output that are shown of a test that passed.
 const SHOWN: usize = 1000;
 
@@ -117,17 +117,7 @@ impl Submit {
         if !(id.is_string() || id.is_i64() || id.is_u64()) {
             return Err(format!("id is {id}; it must be a number or text"));
         }
-        match config.dataset_type.as_deref() {
-            Some(COMMON_OJ) => {}
-            None => {
-                return Err(format!(
-                    "no eval class found for dataset {dataset}; there are no data sets here: say config.dataset_type {COMMON_OJ} and give config.provided_data"
-                ));
-            }
-            Some(other) => {
-                return Err(format!("eval class {other} not found; {COMMON_OJ} is the only one here"));
-            }
-        }
+        super::prompts::check_kind(&dataset, &config)?;
         if config.custom_extract_logic.is_some() {
             return Err("config.custom_extract_logic is code for the server; it is not run here. Extract the code yourself and send it in a fence".into());
         }

@@ -77,7 +77,7 @@ pub struct Serve {
     /// Serve without a token: whoever reaches the port may run programs
     #[arg(long)]
     no_token: bool,
-    /// Requests that may wait; more are answered with 503
+    /// Requests that may wait; more are answered with 429
     #[arg(long, value_name = "N", default_value_t = 256)]
     queue: usize,
     /// Seconds that a request may wait for a slot before it is answered with 504

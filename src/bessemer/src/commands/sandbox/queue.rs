@@ -38,6 +38,11 @@ impl<T> Queue<T> {
         s.closed || s.waiting.len() >= self.most
     }
 
+    /// Nothing will be taken any more.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// Adds one at the end; gives it back when the queue is full or closed.
     pub fn push(&self, item: T) -> Result<(), T> {
         let mut s = self.lock();

@@ -10,7 +10,9 @@ use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::interrupts::Interrupts;
 use record::exit;
-use sandbox::fusion::{RunCode, RunCodeResponse, Submission, Submit};
+use sandbox::fusion::{
+    GetPromptById, GetPrompts, RunCode, RunCodeResponse, RunJupyter, RunJupyterResponse, Submission, Submit,
+};
 use sandbox::{Cancel, Sandbox, Verdict};
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -126,6 +128,7 @@ struct Ticket {
 
 enum Work {
     RunCode(RunCode),
+    Jupyter(RunJupyter),
     Submit(Box<Submission>),
     Batch(Vec<u8>),
 }
@@ -163,9 +166,10 @@ fn header(name: &str, value: &str) -> Option<Header> {
 
 fn respond(request: Request, (status, body, kind): Answer) {
     let mut response = Response::from_data(body).with_status_code(status);
-    for h in [header("Content-Type", kind), header("Retry-After", "1").filter(|_| status == 503)]
-        .into_iter()
-        .flatten()
+    for h in
+        [header("Content-Type", kind), header("Retry-After", "1").filter(|_| matches!(status, 429 | 503))]
+            .into_iter()
+            .flatten()
     {
         response.add_header(h);
     }
@@ -179,15 +183,24 @@ impl Service<'_> {
             Err(answer) => respond(request, answer),
             Ok(work) => {
                 if let Err(back) = self.queue.push(Ticket { request, work, since: Instant::now() }) {
-                    respond(back.request, detail(503, "too many requests are waiting"));
+                    respond(back.request, self.full());
                 }
             }
         }
     }
 
     fn route(&self, request: &mut Request) -> std::result::Result<Work, Answer> {
-        const POSTS: [&str; 5] =
-            ["/run_code", "/submit", "/v1/batch", "/get_metrics", "/get_metrics_function"];
+        const POSTS: [&str; 9] = [
+            "/run_code",
+            "/run_jupyter",
+            "/submit",
+            "/v1/batch",
+            "/list_ids",
+            "/get_prompts",
+            "/get_prompt_by_id",
+            "/get_metrics",
+            "/get_metrics_function",
+        ];
         const GETS: [&str; 3] = ["/v1/ping", "/health", "/list_datasets"];
         let path = request.url().split('?').next().unwrap_or_default().to_owned();
         let (posts, gets) = (POSTS.contains(&path.as_str()), GETS.contains(&path.as_str()));
@@ -216,7 +229,7 @@ impl Service<'_> {
         }
         // Before the body is read: a full server is told from its first line.
         if self.queue.is_full() {
-            return Err(detail(503, "too many requests are waiting"));
+            return Err(self.full());
         }
         if request.body_length().is_some_and(|n| n as u64 > BODY_MAX) {
             return Err(detail(413, "the body is too large"));
@@ -235,11 +248,36 @@ impl Service<'_> {
                     None => Ok(Work::RunCode(request)),
                 }
             }
+            "/run_jupyter" => {
+                Ok(Work::Jupyter(serde_json::from_slice::<RunJupyter>(&body).map_err(|e| unfit(&e))?))
+            }
+            "/list_ids" | "/get_prompts" => {
+                let rows: GetPrompts = serde_json::from_slice(&body).map_err(|e| unfit(&e))?;
+                let answer = if path == "/list_ids" {
+                    rows.ids().map(|ids| json(200, &ids))
+                } else {
+                    rows.prompts().map(|prompts| json(200, &prompts))
+                };
+                Err(answer.unwrap_or_else(|why| detail(400, &why)))
+            }
+            "/get_prompt_by_id" => {
+                let row: GetPromptById = serde_json::from_slice(&body).map_err(|e| unfit(&e))?;
+                Err(row.prompt().map_or_else(|why| detail(400, &why), |prompt| json(200, &prompt)))
+            }
             "/submit" => {
                 let submit: Submit = serde_json::from_slice(&body).map_err(|e| unfit(&e))?;
                 submit.prepare().map(|s| Work::Submit(Box::new(s))).map_err(|why| detail(400, &why))
             }
             _ => Ok(Work::Batch(body)),
+        }
+    }
+
+    /// A full queue asks for patience; a server that stops will not be there later.
+    fn full(&self) -> Answer {
+        if self.queue.is_closed() {
+            detail(503, "the service is stopping")
+        } else {
+            detail(429, "too many requests are waiting")
         }
     }
 
@@ -281,6 +319,11 @@ impl Service<'_> {
                     );
                 }
                 respond(request, json(200, &RunCodeResponse::new(&result, pytest)));
+            }
+            Work::Jupyter(run) => {
+                let (job, cells) = run.into_job();
+                let result = self.sandbox.run_until(&job, cancel);
+                respond(request, json(200, &RunJupyterResponse::new(&result, cells)));
             }
             Work::Submit(submission) => {
                 let result = self.sandbox.run_until(&submission.job, cancel);

@@ -75,9 +75,8 @@ fn spec(text: &str) -> Result<(String, OracleParams), String> {
         "analyzer" | "security" => (word, "tool"),
         "judge" => (word, "rubric"),
         other => {
-            return Err(format!(
-                "{other:?} is no oracle: write tests, binary, partial-credit, analyzer, bandit, sarif, judge or format"
-            ));
+            let hint = hint(other, &KINDS);
+            return Err(format!("{other:?} is no oracle: {hint}write {}", KINDS.join(", ")));
         }
     };
     let mut map = Map::new();
@@ -98,9 +97,28 @@ fn spec(text: &str) -> Result<(String, OracleParams), String> {
         let text = matches!(key, "model" | "version");
         map.insert(key.to_owned(), if text { Value::from(plain(&value)) } else { value });
     }
-    let params = serde_json::from_value(Value::Object(map)).map_err(|e| e.to_string())?;
+    let params = serde_json::from_value(Value::Object(map)).map_err(|e| with_hint(&e.to_string()))?;
     let default = if kind == "analyzer" { "security" } else { kind };
     Ok((name.unwrap_or(default).to_owned(), params))
+}
+
+/// What `--oracle` may begin with.
+const KINDS: [&str; 9] =
+    ["tests", "binary", "partial-credit", "analyzer", "bandit", "sarif", "codeguru", "judge", "format"];
+
+fn hint(word: &str, known: &[&str]) -> String {
+    plan::diagnostic::nearest(word, known.iter().copied())
+        .map(|c| format!("did you mean {c}? "))
+        .unwrap_or_default()
+}
+
+/// Adds the nearest spelling to serde's "unknown field `x`, expected one of `a`, `b`".
+fn with_hint(message: &str) -> String {
+    let names: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    match names.split_first() {
+        Some((given, known)) if message.starts_with("unknown ") => format!("{}{message}", hint(given, known)),
+        _ => message.to_owned(),
+    }
 }
 
 fn plain(value: &Value) -> String {
@@ -139,5 +157,14 @@ mod tests {
         assert!(error("judge").contains("rubric"));
         assert!(error("tests,oops").contains("KEY=VALUE"));
         assert!(error("tests,url=x").contains("`url`"));
+        // the nearest spelling, where there is one
+        assert!(error("partial_credt").contains("did you mean partial-credit?"));
+        assert!(
+            error("judge:malise,url=u").contains("did you mean malice?"),
+            "{}",
+            error("judge:malise,url=u")
+        );
+        assert!(error("tests,profil=corrected").contains("did you mean profile?"));
+        assert!(!error("xyz").contains("did you mean"));
     }
 }
