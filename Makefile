@@ -56,8 +56,9 @@ bench: packages ## measure against the peers, in one run: docs/BENCHMARKS.md
 	BESSEMER_NUMPY_PYTHON=$(CURDIR)/.venv-profiles/bin/python BESSEMER_PYTEST_PYTHON=$(CURDIR)/.venv-profiles/bin/python \
 	  $(CARGO) run --release -p bessemer-sandbox --example bench -- --write docs/BENCHMARKS.md
 
-bench-generation: libtorch ## the engine and the server against transformers (private venv; needs PyPI)
+bench-generation: libtorch ## the engine and the server against transformers and candle (private venv; needs PyPI)
 	tests/parity/setup.sh
+	$(CARGO) build --release --manifest-path tests/bench/candle/Cargo.toml --target-dir $(TARGET)/tmp/candle
 	$(CARGO) bench -p bessemer-worker --bench generation
 
 bench-train: libtorch ## training against transformers + PEFT and TRL (private venv; needs PyPI)

@@ -31,46 +31,61 @@ fn requests(prompts: &[Vec<u32>], new: u32) -> Vec<Request> {
         .collect()
 }
 
+/// One peer's repetitions beside ours.
+#[derive(Default)]
+struct Beside {
+    theirs: Vec<f64>,
+    ratio: Vec<f64>,
+    equal: usize,
+    tokens: usize,
+}
+
 fn measure(lab: &Lab, precision: Precision, dtype: &str, name: &str) -> String {
-    let mut peer = lab.peer(dtype);
+    let mut peers = vec![("transformers generate", lab.peer(dtype))];
+    peers.extend(lab.candle(dtype).map(|p| ("candle", p)));
     let mut engine = lab.engine(precision, 16);
     let mut text = format!(
-        "### Greedy decoding, {name}, prompt 64 + 64 tokens\n\n| batch | tokens/s | transformers generate | ratio | equal tokens |\n\
-         |---|---|---|---|---|\n"
+        "### Greedy decoding, {name}, prompt 64 + 64 tokens\n\n| batch | tokens/s | peer | its tokens/s | ratio | equal tokens |\n\
+         |---|---|---|---|---|---|\n"
     );
     for batch in [1, 16] {
-        let (mut ours, mut theirs, mut ratio) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut equal, mut all) = (0, 0);
+        let mut ours = Vec::new();
+        let mut beside: Vec<Beside> = peers.iter().map(|_| Beside::default()).collect();
         for turn in 0..=REPEAT {
             let prompts = prompts(batch, 0, 64, 1000 * turn as u64);
-            let answer = peer.ask(&json!({"ids": ids(&prompts), "new": NEW}));
+            let ask = json!({"ids": ids(&prompts), "new": NEW});
+            let answers: Vec<_> = peers.iter_mut().map(|(_, peer)| peer.ask(&ask)).collect();
             let start = Instant::now();
             let out = engine.generate(requests(&prompts, NEW)).expect("generation");
             let seconds = start.elapsed().as_secs_f64();
-            // the first turn warms both up
+            // the first turn warms everybody up
             if turn == 0 {
                 continue;
             }
             let tokens = (batch * NEW as usize) as f64;
             ours.push(tokens / seconds);
-            theirs.push(tokens / answer["seconds"].as_f64().expect("seconds"));
-            ratio.push(ours[ours.len() - 1] / theirs[theirs.len() - 1]);
-            for (mine, other) in out.iter().zip(answer["out"].as_array().expect("rows")) {
-                let other = other.as_array().expect("ids").iter().map(|t| t.as_u64().unwrap_or(u64::MAX));
-                all += mine[0].tokens.len();
-                equal += mine[0].tokens.iter().zip(other).filter(|(a, b)| u64::from(**a) == *b).count();
+            for (answer, b) in answers.iter().zip(&mut beside) {
+                b.theirs.push(tokens / answer["seconds"].as_f64().expect("seconds"));
+                b.ratio.push(ours[ours.len() - 1] / b.theirs[b.theirs.len() - 1]);
+                for (mine, other) in out.iter().zip(answer["out"].as_array().expect("rows")) {
+                    let other = other.as_array().expect("ids").iter().map(|t| t.as_u64().unwrap_or(u64::MAX));
+                    b.tokens += mine[0].tokens.len();
+                    b.equal += mine[0].tokens.iter().zip(other).filter(|(a, b)| u64::from(**a) == *b).count();
+                }
             }
         }
-        let share = 100.0 * equal as f64 / all as f64;
-        let _ = writeln!(
-            text,
-            "| {batch} | {} | {} | {} | {share:.1} % |",
-            Stat::of(&ours),
-            Stat::of(&theirs),
-            Stat::of(&ratio)
-        );
+        for ((peer, _), b) in peers.iter().zip(&beside) {
+            let _ = writeln!(
+                text,
+                "| {batch} | {} | {peer} | {} | {} | {:.1} % |",
+                Stat::of(&ours),
+                Stat::of(&b.theirs),
+                Stat::of(&b.ratio),
+                100.0 * b.equal as f64 / b.tokens as f64
+            );
+        }
     }
-    drop(peer);
+    drop(peers);
     text + &limit(lab, &mut engine, precision, name)
 }
 

@@ -50,21 +50,19 @@ impl Lab {
     }
 
     pub fn peer(&self, dtype: &str) -> Peer {
-        let mut child = self
-            .python()
-            .arg("serve")
-            .arg(&self.model)
-            .arg(dtype)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("python starts");
-        let stdin = child.stdin.take().expect("piped");
-        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let mut hello = String::new();
-        stdout.read_line(&mut hello).expect("the peer speaks");
-        assert!(hello.contains("torch"), "the peer failed: {hello}");
-        Peer { child, stdin, stdout }
+        let mut command = self.python();
+        command.arg("serve").arg(&self.model).arg(dtype);
+        Peer::start(command)
+    }
+
+    /// candle's own Llama, where `make bench-generation` has built it.
+    pub fn candle(&self, dtype: &str) -> Option<Peer> {
+        let program = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("candle/release/candle-peer");
+        program.is_file().then(|| {
+            let mut command = Command::new(program);
+            command.arg(&self.model).arg(dtype).env("RAYON_NUM_THREADS", self.threads.to_string());
+            Peer::start(command)
+        })
     }
 
     pub fn header(&self) -> String {
@@ -73,7 +71,7 @@ impl Lab {
         let name = cpu.lines().find_map(|l| l.strip_prefix("model name")?.split(':').nth(1)).unwrap_or("?");
         let load = read("/proc/loadavg").split_whitespace().next().unwrap_or("?").to_owned();
         format!(
-            "Machine: {} cores ({}, {}), load average at the start {load}; torch {} for both sides, {} threads, glibc malloc with the \
+            "Machine: {} cores ({}, {}), load average at the start {load}; torch {} for us and transformers, {} threads, glibc malloc with the \
              same settings. Model: random Llama, 56.4 M weights (hidden 512, 8 layers, 8 heads over 4, intermediate 1408, vocabulary \
              32000). Medians of interleaved repetitions with the smallest and largest in brackets. Release build.\n",
             self.threads,
@@ -85,7 +83,7 @@ impl Lab {
     }
 }
 
-/// transformers in a process of its own.
+/// A peer in a process of its own.
 pub struct Peer {
     child: Child,
     stdin: ChildStdin,
@@ -93,6 +91,17 @@ pub struct Peer {
 }
 
 impl Peer {
+    fn start(mut command: Command) -> Self {
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the peer starts");
+        let stdin = child.stdin.take().expect("piped");
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let mut hello = String::new();
+        stdout.read_line(&mut hello).expect("the peer speaks");
+        assert!(hello.contains("threads"), "the peer failed: {hello}");
+        Self { child, stdin, stdout }
+    }
+
     pub fn ask(&mut self, what: &Value) -> Value {
         writeln!(self.stdin, "{what}").expect("the peer listens");
         let mut line = String::new();
