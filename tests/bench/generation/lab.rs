@@ -56,11 +56,11 @@ impl Lab {
     }
 
     /// candle's own Llama, where `make bench-generation` has built it.
-    pub fn candle(&self, dtype: &str) -> Option<Peer> {
+    pub fn candle(&self) -> Option<Peer> {
         let program = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("candle/release/candle-peer");
         program.is_file().then(|| {
             let mut command = Command::new(program);
-            command.arg(&self.model).arg(dtype).env("RAYON_NUM_THREADS", self.threads.to_string());
+            command.arg(&self.model).env("RAYON_NUM_THREADS", self.threads.to_string());
             Peer::start(command)
         })
     }

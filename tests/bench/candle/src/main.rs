@@ -1,6 +1,6 @@
 //! Greedy decoding with candle's own Llama, asked as `peer.py serve` is: one JSON request per line, one JSON line back.
 //!
-//! `candle-peer DIR float32|bfloat16`; threads by `RAYON_NUM_THREADS`.
+//! `candle-peer DIR`; fp32, since candle multiplies no bf16 on a CPU; threads by `RAYON_NUM_THREADS`.
 
 use anyhow::{Context, Result};
 use candle_core::{D, DType, Device, Tensor};
@@ -14,18 +14,11 @@ use std::time::Instant;
 struct Peer {
     model: Llama,
     config: Config,
-    dtype: DType,
 }
 
 fn main() -> Result<()> {
-    let mut args = std::env::args().skip(1);
-    let (dir, dtype) = args.next().zip(args.next()).context("candle-peer DIR float32|bfloat16")?;
-    let dtype = match dtype.as_str() {
-        "float32" => DType::F32,
-        "bfloat16" => DType::BF16,
-        other => anyhow::bail!("{other} is neither float32 nor bfloat16"),
-    };
-    let peer = Peer::load(Path::new(&dir), dtype)?;
+    let dir = std::env::args().nth(1).context("candle-peer DIR")?;
+    let peer = Peer::load(Path::new(&dir))?;
     say(&json!({"candle": true, "threads": candle_core::utils::get_num_threads()}))?;
     for line in std::io::stdin().lock().lines() {
         say(&peer.answer(&serde_json::from_str(&line?)?)?)?;
@@ -40,14 +33,14 @@ fn say(what: &Value) -> Result<()> {
 }
 
 impl Peer {
-    fn load(dir: &Path, dtype: DType) -> Result<Self> {
+    fn load(dir: &Path) -> Result<Self> {
         let config: LlamaConfig = serde_json::from_slice(&std::fs::read(dir.join("config.json"))?)?;
         let config = config.into_config(false);
         // SAFETY: the file is the benchmark's own, and nobody changes it while we run.
         let weights = unsafe {
-            VarBuilder::from_mmaped_safetensors(&[dir.join("model.safetensors")], dtype, &Device::Cpu)?
+            VarBuilder::from_mmaped_safetensors(&[dir.join("model.safetensors")], DType::F32, &Device::Cpu)?
         };
-        Ok(Self { model: Llama::load(weights, &config)?, config, dtype })
+        Ok(Self { model: Llama::load(weights, &config)?, config })
     }
 
     /// `ids`: rows of one length, `new`: tokens to write behind each.
@@ -56,7 +49,7 @@ impl Peer {
         let new = usize::try_from(ask["new"].as_u64().context("new")?)?;
         let (count, length) = (rows.len(), rows.first().map_or(0, Vec::len));
         let start = Instant::now();
-        let mut cache = Cache::new(true, self.dtype, &self.config, &Device::Cpu)?;
+        let mut cache = Cache::new(true, DType::F32, &self.config, &Device::Cpu)?;
         let mut ids = Tensor::from_vec(rows.concat(), (count, length), &Device::Cpu)?;
         let mut out = vec![Vec::with_capacity(new); count];
         let mut at = 0;
