@@ -1,28 +1,20 @@
 //! The tests oracle over the real sandbox, and over one that fails.
 
-use corpus::{Problem, Test};
+mod common;
+
+use corpus::Problem;
 use oracle::execute::Scoring;
 use oracle::reward::{Answer, RewardError};
 use oracle::{
     Grader, Item, Judgement, Reward, RewardLedger, Runner, Stage, TestsOracle, Verdict, VerdictCache,
 };
-use record::params::{Profile, RewardMode, Split};
+use record::params::{Profile, RewardMode};
 use sandbox::{Job, JobResult, Sandbox};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn problem() -> Problem {
-    let test = |stdin: &str, expected: &str| Test { stdin: stdin.into(), expected: expected.into() };
-    Problem {
-        id: "double".into(),
-        family: "double".into(),
-        values: vec![2],
-        split: Split::Train,
-        novelty: None,
-        prompt: "Read a number. Print it times 2.".into(),
-        tests: vec![test("3\n", "6\n"), test("0\n", "0\n"), test("-4\n", "-8\n")],
-        reference: "print(int(input()) * 2)\n".into(),
-    }
+    common::double(&[3, 0, -4])
 }
 
 /// Counts what reaches the sandbox.
@@ -40,8 +32,7 @@ impl Runner for Counting {
 
 fn real() -> (Box<Counting>, Arc<AtomicUsize>) {
     let count = Arc::new(AtomicUsize::new(0));
-    let sandbox = Sandbox::start(sandbox::Config::default()).expect("bessemer doctor says what is missing");
-    (Box::new(Counting(sandbox, Arc::clone(&count))), count)
+    (Box::new(Counting(common::sandbox(), Arc::clone(&count))), count)
 }
 
 fn judge(oracle: &mut TestsOracle, answers: &[&str]) -> Vec<Judgement> {
@@ -152,8 +143,7 @@ fn a_batch_that_is_mostly_unscored_is_an_error_and_stands_in_the_ledger() {
     let answer = |sample, text| Answer { problem: &problem, sample, text };
     let error = reward.judge(4, &[answer(0, "print(1)"), answer(1, "")]).unwrap_err();
     assert!(matches!(error, RewardError::TooManyUnscored { unscored: 1, answers: 2, .. }), "{error}");
-    let rows: Vec<serde_json::Value> =
-        std::fs::read_to_string(&path).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let rows = common::rows(&path);
     assert_eq!(
         (rows.len(), &rows[0]["reward"], rows[1]["reward"].as_f64()),
         (2, &serde_json::Value::Null, Some(0.0))
@@ -236,7 +226,7 @@ fn the_quick_lane_and_the_test_by_test_lane_agree() {
         "pass",
     ];
     let problem = problem();
-    let sandbox = Sandbox::start(sandbox::Config::default()).expect("bessemer doctor says what is missing");
+    let sandbox = common::sandbox();
     let jobs: Vec<Job> = programs
         .iter()
         .enumerate()

@@ -1,29 +1,20 @@
 //! A declared reward over the real sandbox: tests, an analyzer and a judge in one number, with a ledger row for each
 //! answer. The real Bandit takes part where `scripts/bandit.sh` has made its environment.
 
-use corpus::{Problem, Test};
+mod common;
+
+use corpus::Problem;
 use oracle::analyzer::bandit::Bandit;
 use oracle::execute::Scoring;
 use oracle::judge::ask::{AskError, Said};
 use oracle::panel::{Asker, PanelError, Toolbox};
 use oracle::reward::{Answer, RewardError};
 use oracle::{Grader, Panel, Reward, RewardLedger, TestsOracle, VerdictCache};
-use record::params::{Declared, OracleParams, Split};
-use sandbox::Sandbox;
+use record::params::{Declared, OracleParams};
 use std::path::Path;
 
 fn problem() -> Problem {
-    let test = |stdin: &str, expected: &str| Test { stdin: stdin.into(), expected: expected.into() };
-    Problem {
-        id: "double".into(),
-        family: "double".into(),
-        values: vec![2],
-        split: Split::Train,
-        novelty: None,
-        prompt: "Read a number. Print it times 2.".into(),
-        tests: vec![test("3\n", "6\n"), test("0\n", "0\n")],
-        reference: "print(int(input()) * 2)\n".into(),
-    }
+    common::double(&[3, 0])
 }
 
 /// A judge that knows one bad word, and is away when told so.
@@ -61,8 +52,7 @@ fn panel(declared: &Declared, away: bool) -> Result<Panel, PanelError> {
 }
 
 fn reward(panel: Panel, ledger: &Path) -> Reward {
-    let sandbox = Sandbox::start(sandbox::Config::default()).expect("bessemer doctor says what is missing");
-    let tests = TestsOracle::new(Box::new(sandbox), VerdictCache::in_memory());
+    let tests = TestsOracle::new(Box::new(common::sandbox()), VerdictCache::in_memory());
     let grader = Grader::new(tests, Scoring::default(), Some(panel));
     Reward::new(grader, Some(RewardLedger::append(ledger).unwrap()))
 }
@@ -88,12 +78,25 @@ fn tests_and_a_judge_make_the_declared_reward_and_every_oracle_stands_in_the_led
     let wrong = "print(7)";
     let got = judge(&mut reward, &[right, sorry, wrong]).unwrap();
     assert_eq!(got, [Some(1.0), Some(0.75), Some(0.75 * 0.6 + 0.25)]);
-    let text = std::fs::read_to_string(&ledger).unwrap();
-    let rows: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let rows = common::rows(&ledger);
     let names: Vec<&str> =
         rows[1]["oracles"].as_array().unwrap().iter().map(|o| o["oracle"].as_str().unwrap()).collect();
     assert_eq!((rows.len(), names), (3, vec!["kind", "tests"]));
     assert_eq!(rows[1]["oracles"][0]["reason"], "REFUSAL");
+}
+
+#[test]
+fn an_execution_that_oracles_share_is_counted_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = dir.path().join("rewards.jsonl");
+    let d = declared(serde_json::json!({
+        "oracles": {"a": {"oracle": "partial-credit"}, "b": {"oracle": "binary"}}, "combine": "0.5*a+0.5*b",
+    }));
+    let mut reward = reward(panel(&d, false).unwrap(), &ledger);
+    assert_eq!(judge(&mut reward, &["print(int(input()) * 2)"]).unwrap(), [Some(1.0)]);
+    let row = &common::rows(&ledger)[0];
+    let ms = |i: usize| row["oracles"][i]["ms"].as_f64().unwrap();
+    assert!(ms(0) > 0.0 && ms(1) == 0.0, "{row}");
 }
 
 #[test]
