@@ -16,6 +16,7 @@ use crate::sample::GROUPS;
 use slot::{Context, Result, SlotError};
 use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
 const PAGE: usize = 4096;
@@ -394,20 +395,68 @@ fn fill_in(stretches: &Stretches) {
     }
 }
 
+/// Code and constants of one file, side by side in memory, and what runs use of it.
+struct Library {
+    start: usize,
+    end: usize,
+    name: String,
+    code: bool,
+    used: Stretches,
+}
+
+fn libraries(fixed: Vec<(Region, Stretches)>) -> Vec<Library> {
+    let mut out: Vec<Library> = Vec::new();
+    for (r, used) in fixed {
+        let code = r.access == "r-xp";
+        match out.last_mut() {
+            Some(last) if last.end == r.start && last.name == r.name => {
+                last.end = r.end;
+                last.code |= code;
+                last.used.extend(used);
+            }
+            _ => out.push(Library { start: r.start, end: r.end, name: r.name, code, used }),
+        }
+    }
+    out
+}
+
+/// What runs use of a library becomes memory of ours, and the rest is not mapped until somebody uses it. Its parts allow
+/// the same afterwards, so that the kernel has one mapping to copy and not three: constants become executable beside the
+/// code, which is no loss where programs may map what they like.
+fn heat_library(library: &Library) {
+    let access = libc::PROT_READ | if library.code { libc::PROT_EXEC } else { 0 };
+    let (at, len) = (library.start as *mut libc::c_void, library.end - library.start);
+    // SAFETY: mappings of ours, which hold the bytes that they held; what is dropped are clean pages of a file.
+    unsafe {
+        if library.used.is_empty() || libc::mprotect(at, len, access | libc::PROT_WRITE) != 0 {
+            return;
+        }
+        fill_in(&library.used);
+        libc::mprotect(at, len, access);
+        let Ok(pagemap) = fs::File::open("/proc/self/pagemap") else { return };
+        let mut words = vec![0_u64; len / PAGE];
+        let into = std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), words.len() * 8);
+        if pagemap.read_exact_at(into, (library.start / PAGE * 8) as u64).is_err() {
+            return;
+        }
+        let mut clean = Stretches::new();
+        for (page, word) in (library.start..library.end).step_by(PAGE).zip(&words) {
+            if word & PRESENT != 0 && word & OF_A_FILE != 0 {
+                add(&mut clean, page);
+            }
+        }
+        for (at, len) in clean {
+            libc::madvise(at as *mut libc::c_void, len, libc::MADV_DONTNEED);
+        }
+    }
+}
+
 /// After a [`snapshot`]: makes what runs use anonymous memory of ours, so that a fork finds it mapped and copies no other
 /// entries, and a child takes no fault to read it; and remembers what a child gets at once.
 pub fn heat(learnt: Learnt) {
     fill_in(&learnt.some);
-    for (r, stretches) in learnt.fixed.iter().filter(|(_, s)| !s.is_empty()) {
-        let before = libc::PROT_READ | if r.access == "r-xp" { libc::PROT_EXEC } else { 0 };
-        let (at, len) = (r.start as *mut libc::c_void, r.end - r.start);
-        // SAFETY: a mapping of ours, which keeps what it allowed and holds the bytes that it held.
-        unsafe {
-            if libc::mprotect(at, len, before | libc::PROT_WRITE) == 0 {
-                fill_in(stretches);
-                libc::mprotect(at, len, before);
-            }
-        }
+    for library in libraries(learnt.fixed) {
+        heat_library(&library);
     }
     // A call for a single page costs as much as its fault.
     let worth = learnt.every.map(|hot| hot.into_iter().filter(|(_, len)| *len > PAGE).collect());
