@@ -157,7 +157,7 @@ fn serve(hello: &[u8], tools: Tools) -> Result<()> {
     heap::fill_malloc();
     let _ = pages::huge_text();
     let learnt = pages::snapshot().and_then(|()| {
-        pages::learn(&sample::groups(tools), |i, sheet| sample::run(tools, i, sheet).unwrap_or(false))
+        pages::learn(&sample::all(tools), |i, sheet| sample::run(tools, i, sheet).unwrap_or(false))
     });
     // A second time, because the sample runs and the learning have left traces in our page table.
     if let Ok(learnt) = learnt

@@ -311,13 +311,14 @@ impl Sheet {
         }
     }
 
-    fn take(&self) -> Vec<Use> {
+    fn take(&self, reads: bool) -> Vec<Use> {
         // SAFETY: the mapping has this many words, and the sample run that wrote them has ended.
         let words = unsafe { std::slice::from_raw_parts_mut(self.words, self.len) };
         let used = |w: &u64| match w & (PRESENT | OF_A_FILE | ONLY_OURS) {
             w if w & PRESENT == 0 => Use::None,
             w if w & OF_A_FILE == 0 && w & ONLY_OURS != 0 => Use::Wrote,
-            _ => Use::Read,
+            _ if reads => Use::Read,
+            _ => Use::None,
         };
         let seen = words.iter().map(used).collect();
         words.fill(0);
@@ -347,15 +348,16 @@ pub struct Learnt {
 }
 
 /// Runs samples, each of a group, and notes the pages that they use. `sample` forks, and its child calls [`Sheet::begin`]
-/// first and [`Sheet::fill`] at the end, and leaves; it returns false when that went wrong: nothing is learnt of it then.
-pub fn learn(groups: &[usize], mut sample: impl FnMut(usize, &Sheet) -> bool) -> Result<Learnt> {
+/// first, where it is `thorough`, and [`Sheet::fill`] at the end, and leaves; it returns false when that went wrong:
+/// nothing is learnt of it then. Only of thorough samples it is learnt what they read; they take ten times as long.
+pub fn learn(samples: &[(usize, bool)], mut sample: impl FnMut(usize, &Sheet) -> bool) -> Result<Learnt> {
     let sheet = Sheet::new()?;
     let mut written = vec![[0_usize; GROUPS]; sheet.len];
     let mut used = vec![false; sheet.len];
     let mut runs = [0; GROUPS];
-    for (i, group) in groups.iter().enumerate() {
+    for (i, (group, thorough)) in samples.iter().enumerate() {
         let went_well = sample(i, &sheet);
-        let seen = sheet.take();
+        let seen = sheet.take(*thorough);
         if !went_well {
             continue;
         }

@@ -33,10 +33,16 @@ const PROGRAMS: [&CStr; 3] = [
 ];
 const INPUT: &[u8] = b"12\n7 3 9 1 5 2 8 4 6 11 10 12\n";
 
-/// The group of each sample: the programs, then the rehearsals.
-pub fn groups(tools: &Tools) -> Vec<usize> {
+/// Whether sample `i` is one of which it is learnt what it reads: the last of the programs, and the rehearsals.
+fn is_thorough(i: usize) -> bool {
+    i + 1 >= PROGRAMS.len()
+}
+
+/// The group of each sample, and whether it is thorough: the programs, then the rehearsals.
+pub fn all(tools: &Tools) -> Vec<(usize, bool)> {
     let rehearsals = tools.rehearsals.iter().map(|r| usize::from(r.group).min(GROUPS - 1));
-    std::iter::repeat_n(PROGRAM, PROGRAMS.len()).chain(rehearsals).collect()
+    let groups = std::iter::repeat_n(PROGRAM, PROGRAMS.len()).chain(rehearsals);
+    groups.enumerate().map(|(i, group)| (group, is_thorough(i))).collect()
 }
 
 /// Sample `i`. False: it did not end well, and nothing can be learnt of it.
@@ -59,7 +65,9 @@ pub fn run(tools: &Tools, i: usize, sheet: &pages::Sheet) -> Result<bool> {
             -1 => Err(SlotError(format!("fork: {}", io::Error::last_os_error()))),
             0 => {
                 if prepare_child(&fds, &[]).is_ok() {
-                    sheet.begin();
+                    if is_thorough(i) {
+                        sheet.begin();
+                    }
                     match i.checked_sub(PROGRAMS.len()) {
                         None => script::run(tools, PROGRAMS[i].to_bytes_with_nul(), Some(sheet)),
                         Some(n) => {
