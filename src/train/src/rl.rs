@@ -7,6 +7,8 @@
 
 pub mod advantage;
 mod batch;
+#[cfg(test)]
+mod parity;
 mod run;
 
 pub use run::{Job, Prompts, Summary, run};

@@ -30,8 +30,12 @@ fn optimizer(d: &Decoder) -> AdamW {
     AdamW::new(d.trainable(), 0.01, 1.0, Scaler::new(Kind::Float))
 }
 
-/// One step on rows of `(ids, prompt length)`, padded on the right.
 fn step(d: &Decoder, o: &mut AdamW, rows: &[(Vec<i64>, usize)], pass: Pass) -> f64 {
+    step_at(d, o, rows, pass, 5e-3)
+}
+
+/// One step on rows of `(ids, prompt length)`, padded on the right.
+fn step_at(d: &Decoder, o: &mut AdamW, rows: &[(Vec<i64>, usize)], pass: Pass, rate: f64) -> f64 {
     let length = rows.iter().map(|(ids, _)| ids.len()).max().unwrap();
     let (mut flat, mut at, mut labels) =
         (vec![0i64; rows.len() * length], Vec::<i64>::new(), Vec::<i64>::new());
@@ -44,7 +48,7 @@ fn step(d: &Decoder, o: &mut AdamW, rows: &[(Vec<i64>, usize)], pass: Pass) -> f
     let h = d.trunk(&ids, None, pass).unwrap().index_select(0, &Tensor::from_slice(&at));
     let loss = cross_entropy_backward(d, &h, &Tensor::from_slice(&labels), 1.0 / labels.len() as f64, 1.0, 7)
         .unwrap();
-    o.step(5e-3).unwrap();
+    o.step(rate).unwrap();
     loss
 }
 
@@ -122,4 +126,25 @@ fn a_four_bit_base_learns_what_a_whole_one_learns() {
     assert!(whole < 0.7 * first && four < 0.7 * first4, "{first} -> {whole}, {first4} -> {four}");
     assert!((four - whole).abs() < 0.15 * first, "{four} {whole}");
     assert!(bytes4 < bytes, "{bytes4} {bytes}");
+}
+
+#[test]
+fn fifty_steps_of_every_weight_follow_transformers_loss_curve() {
+    model::runtime::init(1);
+    let want = weights::read_all(&golden().join("rl/golden.safetensors")).unwrap();
+    let want = Vec::<f64>::try_from(&want["whole.curve"]).unwrap();
+    assert_eq!(want.len(), 50);
+    let batches = weights::read_all(&golden().join("llama-gqa/golden.safetensors")).unwrap();
+    let dir = golden().join("llama-gqa");
+    for recompute in [false, true] {
+        let config = Config::read(&dir).unwrap();
+        let mut d = Decoder::load(&dir, config, Kind::Float, Device::Cpu, false).unwrap();
+        d.train_all();
+        let mut o = optimizer(&d);
+        for (i, want) in want.iter().enumerate() {
+            let batch = curve_batch(&batches, i as i64);
+            let loss = step_at(&d, &mut o, &batch, Pass { recompute, ..Pass::TRAIN }, 1e-3);
+            assert!((loss - want).abs() < 1e-3, "recompute {recompute} step {i}: {loss} {want}");
+        }
+    }
 }

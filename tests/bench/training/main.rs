@@ -15,6 +15,7 @@ use std::process::Command;
 pub const PRECISIONS: [&str; 2] = ["fp32", "bf16"];
 pub const SETS: [&str; 2] = ["padded", "mixed"];
 pub const ENGINES: [&str; 3] = ["ours", "hf", "trl"];
+/// Repetitions; `BESSEMER_BENCH_REPEAT` sets another number.
 const REPEAT: usize = 3;
 /// Calculating threads of every engine.
 pub const THREADS: u32 = 2;
@@ -57,6 +58,8 @@ fn main() {
                 let some: Vec<_> = all.iter().copied().filter(|x| words.iter().any(|w| w == x)).collect();
                 if some.is_empty() { all.to_vec() } else { some }
             };
+            let repeat =
+                std::env::var("BESSEMER_BENCH_REPEAT").ok().and_then(|n| n.parse().ok()).unwrap_or(REPEAT);
             let mut all = read(&results);
             for precision in named(&PRECISIONS) {
                 for set in named(&SETS) {
@@ -64,7 +67,7 @@ fn main() {
                     all.retain(|m| {
                         m.precision != precision || m.set != set || !engines.contains(&m.engine.as_str())
                     });
-                    for _ in 0..REPEAT {
+                    for _ in 0..repeat {
                         for engine in &engines {
                             let m = run(&dir, engine, precision, set);
                             eprintln!(
