@@ -105,6 +105,9 @@ impl Seen {
         let below = descendants();
         let lines = |path: String| fs::read_to_string(path).map_or(0, |t| t.lines().count());
         let everybody = || below.iter().copied().chain([std::process::id()]);
+        // In our own name space anybody on this machine may mount something meanwhile.
+        let space = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+        let apart = below.iter().copied().filter(|pid| space(*pid) != space(std::process::id()));
         let fds = |pid: u32| {
             let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
             let mut of: Vec<_> = links
@@ -119,7 +122,7 @@ impl Seen {
         let slots_kb = below.iter().map(|pid| resident_kb(*pid)).sum();
         Self {
             processes: below.len(),
-            mounts: everybody().map(|pid| lines(format!("/proc/{pid}/mountinfo"))).sum(),
+            mounts: apart.map(|pid| lines(format!("/proc/{pid}/mountinfo"))).sum(),
             descriptors: everybody().flat_map(fds).collect(),
             scratch: scratch(sandbox),
             own_kb: resident_kb(std::process::id()),
