@@ -59,10 +59,19 @@ impl Groups {
     /// The kernel refused, with the path.
     pub fn make(&self) -> io::Result<Group> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{PREFIX}{}-{number}", std::process::id());
+        loop {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            match self.make_named(&format!("{PREFIX}{}-{number}", std::process::id())) {
+                // A process of another process namespace may have our id, and the same place for its groups.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                made => return made,
+            }
+        }
+    }
+
+    fn make_named(&self, name: &str) -> io::Result<Group> {
         let make = |parent: &Path| {
-            let dir = parent.join(&name);
+            let dir = parent.join(name);
             fs::create_dir(&dir)
                 .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", dir.display())))
                 .map(|()| dir)
@@ -210,6 +219,19 @@ mod tests {
         fs::write(dir.path().join("cgroup.controllers"), controllers).expect("written");
         fs::write(dir.path().join("cgroup.subtree_control"), subtree).expect("written");
         dir
+    }
+
+    #[test]
+    fn a_name_that_another_namespace_has_taken_is_passed_over() {
+        let parent = tempfile::tempdir().expect("a directory");
+        for number in 0..20 {
+            let taken = format!("{PREFIX}{}-{number}", std::process::id());
+            fs::create_dir(parent.path().join(taken)).expect("made");
+        }
+        let groups = Groups { layout: Layout::V2 { parent: parent.path().to_owned() } };
+        // A plain directory gets no control files, so it fails, but later than at its name.
+        let e = groups.make().expect_err("no control group");
+        assert_eq!(e.kind(), io::ErrorKind::NotFound, "{e}");
     }
 
     #[test]
