@@ -47,15 +47,22 @@ struct Training<'a> {
     logits: u64,
 }
 
+/// Whether the one-pass kernels of the CPU (`model`'s `fused.cpp`) run: fp32 and bf16.
+fn fused(t: &Training, place: Where) -> bool {
+    place == Where::Cpu && t.precision != Precision::Fp16
+}
+
 /// Bytes that a pass keeps per token and layer for its backward pass.
-fn kept(s: &Shape, t: &Training) -> u64 {
+fn kept(s: &Shape, t: &Training, place: Where) -> u64 {
     let e = bytes_of(t.precision);
-    // statistics of norms are fp32: in half formats their input is kept as an fp32 copy
-    let norms = s.norms * s.hidden * (4 + e);
+    // statistics of norms are fp32: without a kernel of our own, half formats keep an fp32 copy of the input
+    let norms = s.norms * s.hidden * (if fused(t, place) { e } else { 4 } + e);
     let unit = if t.lora.is_none() { s.norms * s.hidden * 4 } else { 0 };
     // queries, keys, values, the result, and a sum for each head
     let attention = (2 * s.q() + 2 * s.kv()) * e + s.heads * 4 + scores(s, t.longest, e);
-    let mlp = if s.gated { 4 } else { 2 } * s.intermediate * e;
+    // gate, its activation (not by a kernel of our own), up, their product
+    let gated = if fused(t, place) { 3 } else { 4 };
+    let mlp = if s.gated { gated } else { 2 } * s.intermediate * e;
     let dropout = match t.lora {
         // a mask and a dropped copy of every adapter's own input
         Some(p) if p.dropout > 0.0 => (1 + e) * (5 * s.hidden + s.q() + s.intermediate),
@@ -94,7 +101,7 @@ fn training(s: &Shape, t: &Training, place: Where) -> Vec<(&'static str, u64)> {
             (2 * all, all, 2 * s.intermediate * s.hidden * e + s.vocab * s.hidden * e)
         }
     };
-    let layer = kept(s, t) * t.tokens;
+    let layer = kept(s, t, place) * t.tokens;
     let holes = if place == Where::Cpu { holes(s, t) * t.tokens } else { 0 };
     let activations = if t.recompute { s.layers * s.hidden * e * t.tokens + layer } else { s.layers * layer };
     let mlp = (3 * s.intermediate + 2 * s.hidden) * e;

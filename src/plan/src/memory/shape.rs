@@ -163,6 +163,9 @@ mod tests {
         let small = shape(config("LlamaForCausalLM", 32_256, 2048, 5504, 24, 16, 16));
         assert_eq!(small.parameters(), 1_346_471_936);
         assert_eq!(small.adapter(&LoraParams::default()), 14_991_360);
+        let targets = ["q_proj", "k_proj", "v_proj", "o_proj"].map(str::to_owned).to_vec();
+        // SecureCodeRL's adapter (specs: securecoderl.md 22)
+        assert_eq!(small.adapter(&LoraParams { r: 16, targets, ..LoraParams::default() }), 6_291_456);
         let large = shape(config("LlamaForCausalLM", 32_256, 4096, 11_008, 32, 32, 32));
         assert_eq!(large.parameters(), 6_740_512_768);
         let qwen = shape(config("Qwen2ForCausalLM", 152_064, 3584, 18_944, 28, 28, 4));

@@ -138,6 +138,11 @@ pub struct Seen {
     pub tokens: f64,
 }
 
+/// PPO's clipped surrogate per token, as a loss: the worse of what the ratio and the clipped ratio promise.
+fn surrogate(ratio: &Tensor, clipped: &Tensor, advantages: &Tensor) -> Tensor {
+    -(ratio * advantages).minimum(&(clipped * advantages))
+}
+
 /// Back-propagates the objective over one minibatch: clipped ratios per token, value error, k3 KL to the reference, less
 /// the entropy bonus; each the mean over the minibatch's tokens.
 pub fn improve(
@@ -173,7 +178,7 @@ pub fn improve(
         let ratio = difference.exp();
         let a = part(&advantages);
         let clipped = ratio.clamp(1.0 - p.clip, 1.0 + p.clip);
-        let policy = mean(&-(&ratio * &a).minimum(&(&clipped * &a)));
+        let policy = mean(&surrogate(&ratio, &clipped, &a));
         // k3 (Schulman 2020): unbiased, never negative
         let to_reference = part(&reference) - &logp;
         let kl = mean(&(to_reference.exp() - &to_reference - 1.0));
@@ -196,4 +201,27 @@ pub fn improve(
         loss
     })?;
     Ok(seen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Arithmetic of specs: securecoderl.md 22.
+    #[test]
+    fn the_clipped_surrogate_has_the_published_values_and_no_gradient_beyond_the_clip() {
+        for (a, rho, want, gradient) in [
+            (1.0_f32, 1.5_f32, -1.2, 0.0),
+            (-1.0, 0.5, 0.8, 0.0),
+            (-1.0, 1.5, 1.5, 1.0),
+            (1.0, 0.5, -0.5, -1.0),
+        ] {
+            let ratio = Tensor::from_slice(&[rho]).set_requires_grad(true);
+            let clipped = ratio.clamp(0.8, 1.2);
+            let loss = surrogate(&ratio, &clipped, &Tensor::from_slice(&[a]));
+            assert!((loss.double_value(&[0]) - want).abs() < 1e-6, "A {a}, ratio {rho}: {loss}");
+            loss.sum(Kind::Float).backward();
+            assert_eq!(ratio.grad().double_value(&[0]), gradient, "A {a}, ratio {rho}");
+        }
+    }
 }
