@@ -57,7 +57,7 @@ fn kept(s: &Shape, t: &Training, place: Where) -> u64 {
     let e = bytes_of(t.precision);
     // statistics of norms are fp32: without a kernel of our own, half formats keep an fp32 copy of the input
     let norms = s.norms * s.hidden * (if fused(t, place) { e } else { 4 } + e);
-    let unit = if t.lora.is_none() { s.norms * s.hidden * 4 } else { 0 };
+    let unit = if t.lora.is_none() && !fused(t, place) { s.norms * s.hidden * 4 } else { 0 };
     // queries, keys, values, the result, and a sum for each head
     let attention = (2 * s.q() + 2 * s.kv()) * e + s.heads * 4 + scores(s, t.longest, e);
     // gate, its activation (not by a kernel of our own), up, their product
@@ -78,13 +78,19 @@ fn scores(s: &Shape, longest: u64, e: u64) -> u64 {
 }
 
 /// Bytes per token and layer that are freed during the forward pass and cannot be used again before its end: glibc places
-/// aligned blocks so that a freed one does not hold the next of the same size. Measured: with an adapter they are the
-/// products before its part is added, else what rotating queries and keys takes. GPUs have an allocator of their own.
+/// aligned blocks so that a freed one does not hold the next of the same size. Fitted to measurements: what rotating queries
+/// and keys takes, with an adapter, and dropout's masks; without a kernel of our own also the products before the adapter's
+/// part is added. GPUs have an allocator of their own.
 fn holes(s: &Shape, t: &Training) -> u64 {
     let e = bytes_of(t.precision);
-    let Some(lora) = t.lora else { return 3 * (s.q() + s.kv()) * e };
-    let mlp = if s.gated { 2 } else { 1 } * s.intermediate;
+    let rotated = (s.q() + s.kv()) * e;
+    let one_pass = fused(t, Where::Cpu);
+    let Some(lora) = t.lora else { return if one_pass { 0 } else { 3 * rotated } };
     let masks = if lora.dropout > 0.0 { 5 * s.hidden + s.q() + s.intermediate } else { 0 };
+    if one_pass {
+        return rotated * 3 / 2 + 2 * masks;
+    }
+    let mlp = if s.gated { 2 } else { 1 } * s.intermediate;
     (s.q() + 2 * s.kv() + 2 * s.hidden + mlp) * e + masks
 }
 
@@ -110,15 +116,20 @@ fn training(s: &Shape, t: &Training, place: Where) -> Vec<(&'static str, u64)> {
     // final states, those of the trained positions, and their gradient
     let ends = 4 * s.hidden * e.max(3) * t.tokens;
     let head = CHUNK.min(t.tokens) * s.vocab * (4 * t.logits + if e == 2 { 4 } else { 0 });
-    let holes = if t.recompute { holes } else { s.layers * holes };
-    let pass = activations + ends + gradients + head + holes;
+    // a layer that is computed again lies beside what the first time has left
+    let again = if place == Where::Cpu { 2 * layer } else { 0 };
+    let holes = if t.recompute { holes + again } else { s.layers * holes };
     vec![
         ("weights", weights),
         ("optimizer", trained),
         // they grow in the backward pass while activations go, unless a pass before has left them
         (
             "weight gradients",
-            if t.accumulates { weight_gradients } else { weight_gradients.saturating_sub(pass) },
+            if t.accumulates {
+                weight_gradients
+            } else {
+                weight_gradients.saturating_sub(activations + holes)
+            },
         ),
         ("activations", activations + ends),
         ("gradients of activations", gradients),
