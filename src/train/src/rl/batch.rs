@@ -143,6 +143,13 @@ fn surrogate(ratio: &Tensor, clipped: &Tensor, advantages: &Tensor) -> Tensor {
     -(ratio * advantages).minimum(&(clipped * advantages))
 }
 
+/// PPO's clipped value loss per token: half the square of the worse of the value and the value that stays within `clip` of
+/// the one that was said during the rollout.
+fn value_error(value: &Tensor, before: &Tensor, target: &Tensor, clip: f64) -> Tensor {
+    let near = before + (value - before).clamp(-clip, clip);
+    (value - target).square().maximum(&(near - target).square()) * 0.5
+}
+
 /// Back-propagates the objective over one minibatch: clipped ratios per token, value error, k3 KL to the reference, less
 /// the entropy bonus; each the mean over the minibatch's tokens.
 pub fn improve(
@@ -185,9 +192,7 @@ pub fn improve(
         let mut loss = &policy + &kl * p.kl_coef - mean(&entropy) * p.entropy_coef;
         if let Some(v) = head {
             let (value, before, target) = (v.values(h), part(&old_values), part(&returns));
-            let near = &before + (&value - &before).clamp(-p.clip, p.clip);
-            let error = (value - &target).square().maximum(&(near - &target).square()) * 0.5;
-            let error = mean(&error);
+            let error = mean(&value_error(&value, &before, &target, p.clip));
             seen.value += number(&error);
             loss += error * p.value_coef;
         }
@@ -222,6 +227,23 @@ mod tests {
             assert!((loss.double_value(&[0]) - want).abs() < 1e-6, "A {a}, ratio {rho}: {loss}");
             loss.sum(Kind::Float).backward();
             assert_eq!(ratio.grad().double_value(&[0]), gradient, "A {a}, ratio {rho}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_ran_away_from_the_rollouts_is_not_rewarded_for_it() {
+        // value, value before, target, loss, and its derivative by the value
+        for (value, before, target, want, gradient) in [
+            (0.1_f32, 0.0_f32, 1.0_f32, 0.405, -0.9), // within the clip: the plain square
+            (0.5, 0.0, 1.0, 0.32, 0.0),               // nearer than the clip allows: no more to gain
+            (1.0, 0.0, 0.0, 0.5, 1.0),                // run away the wrong way: back
+            (-1.0, 0.0, 1.0, 2.0, -2.0),
+        ] {
+            let v = Tensor::from_slice(&[value]).set_requires_grad(true);
+            let loss = value_error(&v, &Tensor::from_slice(&[before]), &Tensor::from_slice(&[target]), 0.2);
+            assert!((loss.double_value(&[0]) - want).abs() < 1e-6, "{value} {before} {target}: {loss}");
+            loss.sum(Kind::Float).backward();
+            assert!((v.grad().double_value(&[0]) - gradient).abs() < 1e-6, "{value} {before} {target}");
         }
     }
 }
