@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # cargo-nextest where it is installed: a process per test, and one summary
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help demo planner worker libtorch packages bandit test test-planner lint bench bench-generation bench-train campaign fuzz soak parity clean
+.PHONY: help demo planner worker libtorch packages bandit test test-planner lint bench bench-service bench-generation bench-train campaign fuzz soak parity clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,6 +55,10 @@ bench: packages ## measure against the peers, in one run: docs/BENCHMARKS.md
 	scripts/profiles.sh
 	BESSEMER_NUMPY_PYTHON=$(CURDIR)/.venv-profiles/bin/python BESSEMER_PYTEST_PYTHON=$(CURDIR)/.venv-profiles/bin/python \
 	  $(CARGO) run --release -p bessemer-sandbox --example bench -- --write docs/BENCHMARKS.md
+
+bench-service: planner ## requests a second of `sandbox serve` against bare Python, on one core
+	python3 tests/bench/service.py $(TARGET)/release/bessemer
+	BESSEMER_CGROUP=off python3 tests/bench/service.py $(TARGET)/release/bessemer
 
 bench-generation: libtorch ## the engine and the server against transformers and candle (private venv; needs PyPI)
 	tests/parity/setup.sh

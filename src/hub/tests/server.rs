@@ -1,6 +1,6 @@
 //! A Hub on loopback: listings, redirects to a storage of its own, ranges, hashes, tokens, and faults on demand.
 
-#![allow(dead_code)] // each test file uses its part
+#![allow(dead_code, reason = "every test file uses its own part")]
 
 use sha1::{Digest, Sha1};
 use sha2::Sha256;

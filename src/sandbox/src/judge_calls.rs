@@ -80,6 +80,14 @@ fn death(out: &Outcome) -> (Verdict, String) {
     }
 }
 
+/// How the tests of a program are judged that did not get ready: by what it said, else by its end.
+fn not_ready(loaded: Option<Loaded>, out: &Outcome) -> (Verdict, String) {
+    match loaded {
+        Some(Loaded::Not(verdict, why)) => (verdict, why),
+        _ => death(out),
+    }
+}
+
 fn too_large(what: &str) -> String {
     format!("{what} is larger than {} MiB, the most that may cross the border", FRAME_MAX >> 20)
 }
@@ -133,10 +141,7 @@ impl Judge<'_> {
             let loaded = load(&mut s, Session::load_time(&job.limits));
             if !matches!(loaded, Some(Loaded::Ready(_))) {
                 let out = s.close(loaded.is_some())?;
-                let (verdict, why) = match loaded {
-                    Some(Loaded::Not(verdict, why)) => (verdict, why),
-                    _ => death(&out),
-                };
+                let (verdict, why) = not_ready(loaded, &out);
                 // It would not load for the other tests either.
                 result.tests.push(outcome(verdict, Some(why), since));
                 charge(result, out);
@@ -207,10 +212,7 @@ impl Judge<'_> {
             tests.dismiss(true)?;
             let out = program.close(loaded.is_some())?;
             tests.dismissed()?;
-            let (verdict, why) = match loaded {
-                Some(Loaded::Not(verdict, why)) => (verdict, why),
-                _ => death(&out),
-            };
+            let (verdict, why) = not_ready(loaded, &out);
             result.tests.push(outcome(verdict, Some(why), since));
             charge(result, out);
             return Ok(());

@@ -1,5 +1,5 @@
 //! A scheduler in memory whose every answer a test decides, and sweeps of `command` tasks to hand to it.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "every test file uses its own part")]
 
 use cluster::backend::{Backend, JobRef, JobState, Limits, Query, Seen, Snapshot, Submission, Submitted};
 use cluster::site::Site;

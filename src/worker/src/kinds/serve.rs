@@ -7,6 +7,7 @@ use anyhow::Result;
 use model::{Model, Options};
 use record::layout;
 use record::params::{Precision, ServeParams};
+use record::source::is_commit;
 use serde_json::json;
 use serve::{Left, Limits, Service};
 use std::cell::RefCell;
@@ -130,9 +131,30 @@ fn adapters(cx: &Context, model: &Path) -> Result<Vec<(String, PathBuf)>> {
     Ok(out)
 }
 
-/// What says which weights a directory holds: the task's directory for a task of any attempt, else (a snapshot of the Hub,
-/// named by its commit) its own name.
+/// What says which weights a directory holds: the task's directory for a task of any attempt, a snapshot of the Hub's own
+/// name (its commit), else where it is.
 fn identity(dir: &Path) -> Option<&OsStr> {
-    let attempt = dir.ancestors().nth(if dir.ends_with(layout::OUT) { 2 } else { 0 });
-    attempt.and_then(Path::file_name)
+    let attempt = dir.parent().and_then(Path::file_name).and_then(OsStr::to_str);
+    if dir.ends_with(layout::OUT) && attempt.is_some_and(|a| a.starts_with("attempt-")) {
+        return dir.ancestors().nth(2).and_then(Path::file_name);
+    }
+    let name = dir.file_name()?;
+    Some(if name.to_str().is_some_and(is_commit) { name } else { dir.as_os_str() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_weights_are_known_by_task_by_commit_or_by_place() {
+        let same = |a: &str, b: &str| identity(Path::new(a)) == identity(Path::new(b));
+        assert!(same("/r/tasks/k/attempt-1/out", "/elsewhere/tasks/k/attempt-2/out"));
+        assert!(!same("/r/tasks/k/attempt-1/out", "/r/tasks/l/attempt-1/out"));
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        assert!(same(&format!("/a/snapshots/{commit}"), &format!("/b/snapshots/{commit}")));
+        // directories of the user's, whatever their names
+        assert!(same("/models/a", "/models/a"));
+        assert!(!same("/models/a/final", "/models/b/final") && !same("/models/a/out", "/models/b/out"));
+    }
 }
