@@ -6,8 +6,8 @@
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, renameat};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -27,6 +27,62 @@ pub fn in_use(dir: &OwnedFd) -> nix::Result<(u64, u64)> {
     let files = s.files().saturating_sub(s.files_free());
     let blocks = s.blocks().saturating_sub(s.blocks_free());
     Ok((files, blocks * u64::try_from(s.block_size()).unwrap_or(4096)))
+}
+
+/// Where a program can write, and how it is measured.
+#[derive(Clone, Copy)]
+pub enum Scratch<'a> {
+    /// A file system of the slot's own.
+    FileSystem(&'a OwnedFd),
+    /// Directories on one of the host's.
+    Directories(&'a [OwnedFd]),
+}
+
+impl Scratch<'_> {
+    /// Files and bytes in use. In directories more than [`WORTH_IT`] files, or a depth of more than 64, are as many bytes
+    /// as can be.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn in_use(self) -> nix::Result<(u64, u64)> {
+        match self {
+            Self::FileSystem(dir) => in_use(dir),
+            Self::Directories(dirs) => {
+                let mut sum = (0, 0);
+                for dir in dirs {
+                    if !walk(dir.as_fd(), 64, &mut sum)? {
+                        return Ok((u64::MAX, u64::MAX));
+                    }
+                }
+                Ok(sum)
+            }
+        }
+    }
+}
+
+/// Adds up what is below a directory, while a program may change it; false where it is too much to count.
+fn walk(dir: BorrowedFd<'_>, depth: usize, sum: &mut (u64, u64)) -> nix::Result<bool> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let Ok(names) = entries(dir) else { return Ok(false) };
+    for name in names {
+        let Ok(stat) = fstatat(dir, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
+        sum.0 += 1;
+        sum.1 += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+        if sum.0 > WORTH_IT as u64 || depth == 0 {
+            return Ok(false);
+        }
+        if stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
+            continue;
+        }
+        match openat(dir, name.as_c_str(), flags, Mode::empty()) {
+            Ok(inner) if !walk(inner.as_fd(), depth - 1, sum)? => return Ok(false),
+            // Made so that we cannot look into it: its maker cannot either, or hides what it puts there. Changing the mode
+            // would follow a link that the program puts in its place meanwhile.
+            Err(Errno::EACCES) if stat.st_mode & 0o300 == 0o300 => return Ok(false),
+            _ => {}
+        }
+    }
+    Ok(true)
 }
 
 /// Removes everything in `dir`.

@@ -1,6 +1,7 @@
 //! The keeper: makes process 1 in new namespaces, and ends it when the supervisor is gone.
 
-use crate::wire::{Hello, Setup};
+use crate::outside::{self, Place};
+use crate::wire::{Hello, Isolation, Setup};
 use crate::{Context, Result, SlotError, net, root, serve};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -24,9 +25,10 @@ pub fn main() -> Result<()> {
     };
     let setup = Setup::decode(&body).context(|| "set-up".into())?;
     match start(&setup, &socket) {
-        Ok(child) => {
+        Ok((child, place)) => {
             drop(socket); // only process 1 may hold it, or its end would never be seen
             watch(child, setup.supervisor);
+            drop(place); // when nothing runs in it any more
             Ok(())
         }
         Err(e) => {
@@ -71,8 +73,29 @@ fn default_signals() {
     }
 }
 
+/// Makes process 1, and outside of namespaces its directory.
+fn start(setup: &Setup, socket: &OwnedFd) -> Result<(libc::pid_t, Option<Place>)> {
+    if setup.isolation == Isolation::Namespaces {
+        return Ok((start_in_namespaces(setup, socket)?, None));
+    }
+    let place = Place::make(&setup.directory)?;
+    match fork_with(libc::SIGCHLD).context(|| "fork".into())? {
+        0 => {
+            // SAFETY: a plain call. No terminal of the supervisor's may be that of programs.
+            unsafe { libc::setsid() };
+            let root = place.path().to_string_lossy().into_owned();
+            let done = outside::build(setup, place.path())
+                .and_then(|built| serve::outside(setup, socket.as_raw_fd(), built, root));
+            // The directory and its lock are the keeper's.
+            std::mem::forget(place);
+            leave(done, socket.as_raw_fd())
+        }
+        child => Ok((child, Some(place))),
+    }
+}
+
 /// Clones process 1 and writes its id maps.
-fn start(setup: &Setup, socket: &OwnedFd) -> Result<libc::pid_t> {
+fn start_in_namespaces(setup: &Setup, socket: &OwnedFd) -> Result<libc::pid_t> {
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context(|| "pipe".into())?;
     let base = libc::CLONE_NEWUSER
         | libc::CLONE_NEWNS
@@ -130,19 +153,21 @@ fn process_one(setup: &Setup, socket: RawFd, go: &OwnedFd, net: bool) -> ! {
     // SAFETY: a plain call. No terminal of the supervisor's may be that of programs.
     unsafe { libc::setsid() };
     let mut byte = [0_u8];
-    let code = match nix::unistd::read(go, &mut byte) {
-        Ok(1) => match root::build(setup).and_then(|built| serve::process_one(setup, socket, built, net)) {
-            Ok(()) => 0,
-            Err(e) => {
-                let hello = Hello { error: e.to_string(), ..Hello::default() };
-                // When even this cannot be sent, the closing socket tells the supervisor enough.
-                let _ = net::send(socket, &hello.encode(), &[]);
-                1
-            }
-        },
-        _ => 1, // the keeper died
-    };
-    std::process::exit(code)
+    match nix::unistd::read(go, &mut byte) {
+        Ok(1) => {
+            leave(root::build(setup).and_then(|built| serve::process_one(setup, socket, built, net)), socket)
+        }
+        _ => std::process::exit(1), // the keeper died
+    }
+}
+
+/// The end of process 1, which tells the supervisor where it was a failure.
+fn leave(done: Result<()>, socket: RawFd) -> ! {
+    let Err(e) = done else { std::process::exit(0) };
+    let hello = Hello { error: e.to_string(), ..Hello::default() };
+    // When even this cannot be sent, the closing socket tells the supervisor enough.
+    let _ = net::send(socket, &hello.encode(), &[]);
+    std::process::exit(1)
 }
 
 /// Two ids when we are root (0 for building the root, an unprivileged host id for programs), else our own single id.

@@ -73,6 +73,38 @@ fn allow(ruleset: &OwnedFd, dir: RawFd, allowed: u64, what: &str) -> Result<()> 
     if done == 0 { Ok(()) } else { Err(failed(what)) }
 }
 
+/// An empty set of rules for this kernel's ABI.
+fn ruleset(abi: u32) -> Result<(OwnedFd, RulesetAttr)> {
+    let (attr, size) = handled(abi);
+    // SAFETY: the kernel reads `size` bytes, at most those of the struct; a new descriptor is ours.
+    let fd = unsafe {
+        let fd = libc::syscall(libc::SYS_landlock_create_ruleset, &raw const attr, size, 0);
+        let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(|| failed("a ruleset"))?;
+        OwnedFd::from_raw_fd(fd)
+    };
+    Ok((fd, attr))
+}
+
+fn opened(path: &str) -> Result<OwnedFd> {
+    open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|e| SlotError(format!("Landlock: opening {path}: {e}")))
+}
+
+/// Puts a set of rules into force for this process and all that it will start. Allocates nothing.
+///
+/// # Errors
+/// The kernel refused.
+pub fn enforce(ruleset: RawFd) -> std::result::Result<(), Errno> {
+    // SAFETY: plain numbers.
+    let done = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0) };
+    if done == 0 { Ok(()) } else { Err(Errno::last()) }
+}
+
+/// What may be done with a file that is opened for reading and writing.
+fn writing(attr: &RulesetAttr) -> u64 {
+    fs::WRITE_FILE | (attr.handled_fs & (fs::TRUNCATE | fs::IOCTL_DEV))
+}
+
 /// Restricts this process and all that it will start to what a slot's programs, and its process 1, have to reach. Returns
 /// the ABI in force, 0 where there is none. `no_new_privs` must be set.
 ///
@@ -83,19 +115,11 @@ pub fn restrict(slot: &Slot) -> Result<u32> {
     if abi == 0 {
         return Ok(0);
     }
-    let (attr, size) = handled(abi);
-    // SAFETY: the kernel reads `size` bytes, at most those of the struct; a new descriptor is ours.
-    let ruleset = unsafe {
-        let fd = libc::syscall(libc::SYS_landlock_create_ruleset, &raw const attr, size, 0);
-        let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(|| failed("a ruleset"))?;
-        OwnedFd::from_raw_fd(fd)
-    };
+    let (ruleset, attr) = ruleset(abi)?;
     let read = fs::READ_FILE | fs::READ_DIR;
-    let write = fs::WRITE_FILE | (attr.handled_fs & (fs::TRUNCATE | fs::IOCTL_DEV));
+    let write = writing(&attr);
     for (path, allowed) in [("/", read | fs::EXECUTE), ("/dev", read | write), ("/proc", read | write)] {
-        let dir = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(|e| SlotError(format!("Landlock: opening {path}: {e}")))?;
-        allow(&ruleset, dir.as_raw_fd(), allowed, path)?;
+        allow(&ruleset, opened(path)?.as_raw_fd(), allowed, path)?;
     }
     let all = attr.handled_fs & !(fs::MAKE_CHAR | fs::MAKE_BLOCK);
     for dir in slot.writable.iter().chain([&slot.prog]) {
@@ -104,11 +128,58 @@ pub fn restrict(slot: &Slot) -> Result<u32> {
     if let Some(proc) = &slot.proc {
         allow(&ruleset, proc.as_raw_fd(), read, "the slot's /proc")?;
     }
-    // SAFETY: plain numbers.
-    if unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) } != 0 {
-        return Err(failed("restricting process 1"));
-    }
+    enforce(ruleset.as_raw_fd()).map_err(|e| SlotError(format!("Landlock: restricting process 1: {e}")))?;
     Ok(abi)
+}
+
+/// The two sets of rules of a slot without namespaces, where Landlock is the only lock on files: one for process 1, and a
+/// narrower one that each program takes on besides.
+pub struct Outside {
+    /// For process 1: it writes `prog` and reads `/proc`, where it watches its programs.
+    pub process_one: OwnedFd,
+    /// For programs: what the machine has in `visible`, four devices, scratch.
+    pub programs: OwnedFd,
+    /// The kernel's ABI.
+    pub abi: u32,
+}
+
+/// Devices that programs have.
+pub const DEVICES: [&str; 4] = ["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"];
+
+/// Makes both. `visible`: host paths that programs may read and execute. `scratch`: directories that they may write.
+///
+/// # Errors
+/// There is no Landlock, or the kernel refused a step.
+pub fn outside(visible: &[&str], scratch: &[OwnedFd], prog: &OwnedFd) -> Result<Outside> {
+    let abi = abi();
+    if abi == 0 {
+        return Err(SlotError("this kernel has no Landlock, or it is switched off (the boot parameter `lsm=`)".into()));
+    }
+    let (process_one, attr) = ruleset(abi)?;
+    let (programs, _) = ruleset(abi)?;
+    let of_file = fs::EXECUTE | fs::READ_FILE;
+    let all = attr.handled_fs & !(fs::MAKE_CHAR | fs::MAKE_BLOCK);
+    let write = writing(&attr);
+    let each = |dir: RawFd, first: u64, second: u64, what: &str| {
+        allow(&process_one, dir, first, what)?;
+        allow(&programs, dir, second, what)
+    };
+    for path in visible {
+        let at = opened(path)?;
+        let is_dir = nix::sys::stat::fstat(&at).is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFDIR);
+        let allowed = if is_dir { of_file | fs::READ_DIR } else { of_file };
+        each(at.as_raw_fd(), allowed, allowed, path)?;
+    }
+    for path in DEVICES {
+        let allowed = fs::READ_FILE | write;
+        each(opened(path)?.as_raw_fd(), allowed, allowed, path)?;
+    }
+    for dir in scratch {
+        each(dir.as_raw_fd(), all, all, "scratch")?;
+    }
+    each(prog.as_raw_fd(), all, of_file | fs::READ_DIR, "the program's directory")?;
+    allow(&process_one, opened("/proc")?.as_raw_fd(), fs::READ_FILE | fs::READ_DIR, "/proc")?;
+    Ok(Outside { process_one, programs, abi })
 }
 
 #[cfg(test)]
@@ -142,6 +213,7 @@ mod tests {
             prog: dir("prog"),
             proc: None,
             processes_scoped: false,
+            namespaces: true,
             program: 0,
             source: None,
             child_signal: None,

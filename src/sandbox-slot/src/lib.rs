@@ -10,16 +10,21 @@
 //!   Landlock rules ([`landlock`]) and the system-call filter ([`filter`]) that all programs inherit, and serves runs
 //!   ([`serve`]).
 //!
+//! Where there are no user namespaces and the policy accepts less, a slot is a directory of the host ([`outside`]), and each
+//! program takes a narrower lock on for itself ([`jail`]).
+//!
 //! This crate has few dependencies because it is the whole of what has to be trusted inside.
 
 pub mod clean;
 pub mod filter;
 pub mod filter_list;
+pub mod jail;
 pub mod keeper;
 pub mod landlock;
 pub mod limits;
 pub mod net;
 pub mod observe;
+pub mod outside;
 pub mod privilege;
 pub mod root;
 pub mod run;

@@ -12,8 +12,9 @@ const OPEN_FILES: u64 = 256;
 pub fn table(l: &RunLimits, count_processes: bool) -> [Rlimit; 6] {
     let same = |r: libc::__rlimit_resource_t, v: u64| (r, v, v);
     let cpu_s = l.cpu_us.div_ceil(1_000_000).max(1);
-    // Process 1 has the same uid in this namespace, so it counts too.
-    let processes = if count_processes { l.processes + 1 } else { libc::RLIM_INFINITY };
+    // Process 1 has the same uid in this namespace, so it counts too. Where the kernel does not count for us, what holds for
+    // process 1 stays: more would need a privilege.
+    let processes = if count_processes { l.processes + 1 } else { own_processes() };
     [
         same(libc::RLIMIT_AS, l.address_space),
         same(libc::RLIMIT_DATA, l.memory),
@@ -23,6 +24,14 @@ pub fn table(l: &RunLimits, count_processes: bool) -> [Rlimit; 6] {
         same(libc::RLIMIT_STACK, l.stack),
         same(libc::RLIMIT_NPROC, processes),
     ]
+}
+
+/// The hard limit on processes that holds for this process.
+fn own_processes() -> u64 {
+    let mut own = libc::rlimit64 { rlim_cur: 0, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: fills a struct on our stack.
+    unsafe { libc::getrlimit64(libc::RLIMIT_NPROC, &raw mut own) };
+    own.rlim_max
 }
 
 /// Limits that process 1 sets for itself, once: every program inherits them.

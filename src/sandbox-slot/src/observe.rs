@@ -19,12 +19,56 @@ pub struct Usage {
     pub threads: u64,
 }
 
+/// More of them than a run may have are not looked for: compilers have tens.
+const DESCENDANTS_MAX: usize = 1000;
+
 fn read_small(proc: BorrowedFd<'_>, path: &str, buf: &mut [u8]) -> Option<usize> {
     let fd = openat(proc, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
     File::from(fd).read(buf).ok()
 }
 
-fn pids(proc: &OwnedFd) -> Vec<u32> {
+/// Whose processes are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// Every one that `/proc` shows but process 1: those of a pid namespace.
+    Namespace,
+    /// Those that stem from this process, which is told of orphans among them (`PR_SET_CHILD_SUBREAPER`).
+    Ours,
+}
+
+/// Children of a process of ours, by any of its threads.
+fn children(proc: BorrowedFd<'_>, pid: u32) -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut buf = [0_u8; 4096];
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let Ok(tasks) = openat(proc, format!("{pid}/task").as_str(), flags, Mode::empty()) else { return found };
+    let Ok(mut dir) = nix::dir::Dir::from_fd(tasks) else { return found };
+    for task in dir.iter().flatten() {
+        let Some(task) = task.file_name().to_str().ok().and_then(|n| n.parse::<u32>().ok()) else { continue };
+        let path = format!("{pid}/task/{task}/children");
+        let Some(n) = read_small(proc, &path, &mut buf) else { continue };
+        let text = String::from_utf8_lossy(&buf[..n]);
+        found.extend(text.split_ascii_whitespace().filter_map(|p| p.parse::<u32>().ok()));
+    }
+    found
+}
+
+/// Our own children, orphans that came to us among them.
+#[must_use]
+pub fn own_children(proc: &OwnedFd) -> Vec<u32> {
+    children(proc.as_fd(), std::process::id())
+}
+
+fn pids(proc: &OwnedFd, whose: Whose) -> Vec<u32> {
+    if whose == Whose::Ours {
+        let mut found = own_children(proc);
+        let mut at = 0;
+        while at < found.len() && found.len() < DESCENDANTS_MAX {
+            found.extend(children(proc.as_fd(), found[at]));
+            at += 1;
+        }
+        return found;
+    }
     let Ok(again) =
         openat(proc.as_fd(), ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
     else {
@@ -40,10 +84,10 @@ fn pids(proc: &OwnedFd) -> Vec<u32> {
 
 /// Sums over the live processes.
 #[must_use]
-pub fn usage(proc: &OwnedFd) -> Usage {
+pub fn usage(proc: &OwnedFd, whose: Whose) -> Usage {
     let mut sum = Usage::default();
     let mut buf = [0_u8; 1024];
-    for pid in pids(proc) {
+    for pid in pids(proc, whose) {
         let Some(n) = read_small(proc.as_fd(), &format!("{pid}/stat"), &mut buf) else { continue };
         let Some((ticks, threads)) = parse_stat(&buf[..n]) else { continue };
         sum.cpu_us += ticks * 1_000_000 / ticks_per_second();
@@ -61,10 +105,10 @@ pub fn usage(proc: &OwnedFd) -> Usage {
 
 /// Memory of the live processes with shared pages counted once, where the kernel tells; else the upper bound.
 #[must_use]
-pub fn exact_memory(proc: &OwnedFd, bound: u64) -> u64 {
+pub fn exact_memory(proc: &OwnedFd, whose: Whose, bound: u64) -> u64 {
     let mut sum = 0;
     let mut buf = [0_u8; 2048];
-    for pid in pids(proc) {
+    for pid in pids(proc, whose) {
         let Some(n) = read_small(proc.as_fd(), &format!("{pid}/smaps_rollup"), &mut buf) else {
             return bound;
         };

@@ -1,6 +1,5 @@
 //! Giving up every privilege, for good.
 
-use crate::keeper::INSIDE_ID;
 use crate::{Context, Result, SlotError};
 use nix::errno::Errno;
 
@@ -8,13 +7,14 @@ fn check(done: libc::c_long, what: &str) -> Result<()> {
     if done < 0 { Err(SlotError(format!("{what}: {}", Errno::last()))) } else { Ok(()) }
 }
 
-/// Becomes the inside user without capabilities, without a way to regain any.
+/// Becomes the user `id` without capabilities, without a way to regain any. `None`: stays who it is, where it has no
+/// privileges to begin with (the bounding set then is no concern of ours: `no_new_privs` keeps all of it out of reach).
 ///
 /// # Errors
 /// A step that the kernel refused: the slot must not serve then.
-pub fn give_up() -> Result<()> {
+pub fn give_up(id: Option<u32>) -> Result<()> {
     // The bounding set first: dropping from it needs a capability that goes away below.
-    for cap in 0..=63_u64 {
+    for cap in (0..=63_u64).take_while(|_| id.is_some()) {
         // SAFETY: prctl with plain numbers.
         let done = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, cap, 0, 0, 0) };
         if done < 0 && Errno::last() == Errno::EINVAL {
@@ -22,11 +22,11 @@ pub fn give_up() -> Result<()> {
         }
         check(done.into(), "PR_CAPBSET_DROP")?;
     }
-    if nix::unistd::geteuid().as_raw() != INSIDE_ID {
-        let id = INSIDE_ID.into();
-        nix::unistd::setresgid(id, id, id).context(|| "setresgid".into())?;
-        let id = INSIDE_ID.into();
-        nix::unistd::setresuid(id, id, id).context(|| "setresuid".into())?;
+    if let Some(id) = id.filter(|id| nix::unistd::geteuid().as_raw() != *id) {
+        let gid = id.into();
+        nix::unistd::setresgid(gid, gid, gid).context(|| "setresgid".into())?;
+        let uid = id.into();
+        nix::unistd::setresuid(uid, uid, uid).context(|| "setresuid".into())?;
     }
     let header = [0x2008_0522_u32, 0]; // _LINUX_CAPABILITY_VERSION_3, this process
     let empty = [0_u32; 6];

@@ -1,5 +1,7 @@
 //! One run: files in place, start, wait, fetch, clean.
 
+use crate::clean::Scratch;
+use crate::observe::Whose;
 use crate::spawn::Spawner;
 use crate::wait::{self, Watch};
 use crate::wire::{End, Fetched, Report, Run};
@@ -20,6 +22,8 @@ pub struct Slot {
     pub proc: Option<OwnedFd>,
     /// `RLIMIT_NPROC` counts only this slot.
     pub processes_scoped: bool,
+    /// Scratch is a file system of its own, and every process that `/proc` shows is the slot's.
+    pub namespaces: bool,
     /// What is in `/prog`.
     pub program: u64,
     /// The program's file, while it is the only thing in `/prog`: the next program is written over it.
@@ -74,7 +78,8 @@ impl Slot {
                 let watch = Watch {
                     proc: self.proc.as_ref(),
                     outputs: &fds[1..3 + run.how.tests()],
-                    scratch: (&self.writable[0], baseline.1),
+                    whose: if self.namespaces { Whose::Namespace } else { Whose::Ours },
+                    scratch: (self.scratch(), baseline.1),
                     count_processes: !self.processes_scoped,
                     child_signal: self.child_signal.as_ref().filter(|_| run.channel),
                     socket: self.socket,
@@ -106,6 +111,10 @@ impl Slot {
         report
     }
 
+    fn scratch(&self) -> Scratch<'_> {
+        if self.namespaces { Scratch::FileSystem(&self.prog) } else { Scratch::Directories(&self.writable) }
+    }
+
     /// Puts the files in place; returns what is in use before the program starts.
     ///
     /// What was placed is wiped from our memory: a fork of this process must not find the code of another job there.
@@ -115,7 +124,7 @@ impl Slot {
             self.place_program(run)?;
             self.program = run.program;
         }
-        let baseline = clean::in_use(&self.prog)?;
+        let baseline = self.scratch().in_use()?;
         for f in &mut run.work_files {
             clean::place(&self.writable[1], &f.path, &f.data, f.executable)?;
             f.data.fill(0);
@@ -154,13 +163,13 @@ impl Slot {
     }
 
     fn clean(&self, run: &Run, baseline: (u64, u64)) -> io::Result<()> {
-        if run.work_files.is_empty() && clean::in_use(&self.prog)? == baseline {
+        if run.work_files.is_empty() && self.scratch().in_use()? == baseline {
             return Ok(()); // the usual case: one statfs
         }
         for dir in &self.writable {
             clean::empty(dir)?;
         }
-        if clean::in_use(&self.prog)? == baseline {
+        if self.scratch().in_use()? == baseline {
             return Ok(());
         }
         Err(io::Error::other("scratch did not come clean"))

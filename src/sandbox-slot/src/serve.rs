@@ -1,10 +1,12 @@
 //! Process 1: the last steps of the set-up, then one run after the other until the supervisor closes its end.
 
+use crate::keeper::INSIDE_ID;
+use crate::landlock::Outside;
 use crate::root::Built;
 use crate::run::Slot;
 use crate::spawn::{ExecSpawner, Spawner};
-use crate::wire::{Hello, Report, Run, STOP, Setup};
-use crate::{Context, Result, SlotError, filter, landlock, limits, net, privilege, wait};
+use crate::wire::{Hello, Isolation, Report, Run, STOP, Setup};
+use crate::{Context, Result, SlotError, filter, jail, landlock, limits, net, outside, privilege, wait};
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -13,47 +15,118 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 /// # Errors
 /// A step of the set-up failed; the caller tells the supervisor.
 pub fn process_one(setup: &Setup, socket: RawFd, built: Built, net_namespace: bool) -> Result<()> {
-    privilege::give_up()?;
+    privilege::give_up(Some(INSIDE_ID))?;
     privilege::wake_early();
-    let processes_scoped = nproc_is_scoped();
     let hello = Hello {
-        error: String::new(),
         net_namespace,
         proc_mounted: built.proc_mounted,
         can_observe: built.proc.is_some(),
-        processes_scoped,
-        landlock: 0,
-        interpreter: String::new(),
+        processes_scoped: nproc_is_scoped(),
+        ..Hello::default()
     };
+    become_slot(setup, socket, built, None, &hello)
+}
+
+/// Runs as the process that stands in for process 1 where there are no namespaces, in `root`.
+///
+/// # Errors
+/// As [`process_one`].
+pub fn outside(
+    setup: &Setup,
+    socket: RawFd,
+    (built, rules): (Built, Option<Outside>),
+    root: String,
+) -> Result<()> {
+    let parent = nix::unistd::getppid();
+    privilege::give_up(nix::unistd::geteuid().is_root().then_some(setup.run_as))?;
+    // SAFETY: a plain call. Orphans of compilers come to us.
+    if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } != 0 {
+        return Err(SlotError(format!("PR_SET_CHILD_SUBREAPER: {}", nix::errno::Errno::last())));
+    }
+    if nix::unistd::getppid() != parent {
+        return Err(SlotError("the keeper ended".into())); // before we could ask to be told
+    }
+    privilege::wake_early();
+    let hello = Hello {
+        can_observe: built.proc.is_some(),
+        isolation: setup.isolation,
+        landlock: rules.as_ref().map_or(0, |r| r.abi),
+        root,
+        ..Hello::default()
+    };
+    become_slot(setup, socket, built, rules, &hello)
+}
+
+/// The lane that the set-up asks for.
+fn become_slot(
+    setup: &Setup,
+    socket: RawFd,
+    built: Built,
+    rules: Option<Outside>,
+    hello: &Hello,
+) -> Result<()> {
     if !setup.zygote_argv.is_empty() {
-        return Err(become_interpreter(setup, socket, &built, &hello));
+        return Err(become_interpreter(setup, socket, &built, rules.as_ref(), hello));
     }
     let Built { writable, prog, proc, .. } = built;
     let slot = Slot {
         writable,
         prog,
         proc,
-        processes_scoped,
+        processes_scoped: hello.processes_scoped,
+        namespaces: hello.isolation == Isolation::Namespaces,
         program: 0,
         socket,
         source: None,
         child_signal: wait::child_signal(),
     };
     quiet_stdio()?;
-    let hello = Hello { landlock: landlock::restrict(&slot)?, ..hello };
-    filter::install()?;
+    let hello = lock(&slot, rules.map(|r| (r.process_one, r.programs)), hello)?;
     // Once the slot serves, an error means that nobody understands us: leaving is the clearest answer.
     let _ = serve(socket, slot, &hello, &mut ExecSpawner::default());
     Ok(())
 }
 
+/// Takes on what holds for process 1 and all its programs, and gets ready what each of these takes on besides. The hello
+/// then is true.
+fn lock(slot: &Slot, rules: Option<(OwnedFd, OwnedFd)>, hello: &Hello) -> Result<Hello> {
+    let mut hello = hello.clone();
+    if hello.isolation == Isolation::Namespaces {
+        hello.landlock = landlock::restrict(slot)?;
+    } else {
+        outside::set_root(&hello.root)?;
+        let programs = match rules {
+            Some((own, programs)) => {
+                let refused = |e| SlotError(format!("Landlock: restricting process 1: {e}"));
+                landlock::enforce(own.as_raw_fd()).map_err(refused)?;
+                Some(programs)
+            }
+            None => None,
+        };
+        jail::set(hello.isolation, programs, hello.landlock);
+    }
+    filter::install()?;
+    Ok(hello)
+}
+
 /// Descriptors of a slot in the interpreter that becomes process 1: the socket, then `/tmp`, `/work`, `/dev/shm`,
-/// `/prog`, and `/proc` where there is one. High, so that none is in the way of another.
+/// `/prog`, `/proc` where there is one, and two sets of Landlock rules outside of namespaces. High, so that none is in the
+/// way of another.
 const INHERITED: RawFd = 100;
+/// Tells the interpreter, outside of namespaces, where the slot's directory is.
+const ROOT: &str = "BESSEMER_ROOT";
 
 /// Execs the interpreter, which calls [`serve_inherited`] when it is warm. Returns only the reason why it did not.
-fn become_interpreter(setup: &Setup, socket: RawFd, built: &Built, hello: &Hello) -> SlotError {
-    let dirs = built.writable.iter().chain([&built.prog]).chain(&built.proc).map(AsRawFd::as_raw_fd);
+fn become_interpreter(
+    setup: &Setup,
+    socket: RawFd,
+    built: &Built,
+    rules: Option<&Outside>,
+    hello: &Hello,
+) -> SlotError {
+    let rules = rules.into_iter().flat_map(|r| [&r.process_one, &r.programs]);
+    let dirs = built.writable.iter().chain([&built.prog]).chain(&built.proc).chain(rules);
+    let dirs = dirs.map(AsRawFd::as_raw_fd);
     for (target, fd) in (INHERITED..).zip([socket].into_iter().chain(dirs)) {
         // SAFETY: dup2 onto a number that nothing in this small process has reached.
         if unsafe { libc::dup2(fd, target) } < 0 {
@@ -67,7 +140,11 @@ fn become_interpreter(setup: &Setup, socket: RawFd, built: &Built, hello: &Hello
     let strings = |of: &[Vec<u8>]| {
         of.iter().map(|a| CString::new(a.as_slice())).collect::<std::result::Result<Vec<_>, _>>()
     };
-    let (Ok(mut argv), Ok(env)) = (strings(&setup.zygote_argv), strings(&setup.zygote_env)) else {
+    let mut env = setup.zygote_env.clone();
+    if !hello.root.is_empty() {
+        env.push(format!("{ROOT}={}", hello.root).into_bytes());
+    }
+    let (Ok(mut argv), Ok(env)) = (strings(&setup.zygote_argv), strings(&env)) else {
         return SlotError("a NUL byte in the interpreter's command".into());
     };
     argv.push(CString::new(hex).expect("hexadecimal digits have no NUL"));
@@ -83,7 +160,8 @@ fn become_interpreter(setup: &Setup, socket: RawFd, built: &Built, hello: &Hello
 /// # Errors
 /// A descriptor is missing, or the kernel refused a step.
 pub fn serve_inherited(hello: &Hello, mut spawner: Box<dyn Spawner>) -> Result<()> {
-    let number = 5 + i32::from(hello.can_observe);
+    let ruled = hello.isolation == Isolation::Landlock;
+    let number = 5 + i32::from(hello.can_observe) + 2 * i32::from(ruled);
     let mut fds = Vec::new();
     for fd in INHERITED..INHERITED + number {
         // SAFETY: these were left open for us by become_interpreter, and nothing else in the process knows them.
@@ -102,14 +180,15 @@ pub fn serve_inherited(hello: &Hello, mut spawner: Box<dyn Spawner>) -> Result<(
         prog: next()?,
         proc: if hello.can_observe { Some(next()?) } else { None },
         processes_scoped: hello.processes_scoped,
+        namespaces: hello.isolation == Isolation::Namespaces,
         program: 0,
         source: None,
         child_signal: wait::child_signal(),
         socket: socket.as_raw_fd(),
     };
+    let rules = if ruled { Some((next()?, next()?)) } else { None };
     privilege::undumpable()?;
-    let hello = Hello { landlock: landlock::restrict(&slot)?, ..hello.clone() };
-    filter::install()?;
+    let hello = lock(&slot, rules, hello)?;
     let _ = serve(socket.as_raw_fd(), slot, &hello, spawner.as_mut()); // as in the exec lane
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::limits::Rlimit;
 use crate::wire::Run;
-use crate::{Result, SlotError};
+use crate::{Result, SlotError, jail, outside};
 use nix::errno::Errno;
 use std::ffi::CString;
 use std::os::fd::RawFd;
@@ -22,11 +22,13 @@ pub trait Spawner {
     }
 }
 
-/// What every main process does to itself first, whichever way it was made. Only async-signal-safe calls.
+/// What every main process does to itself first, whichever way it was made. Only async-signal-safe calls. `spawns`: it is a
+/// compiler ([`Run::spawns`]).
 ///
 /// # Errors
 /// errno of the call that failed.
-pub fn prepare_child(fds: &[RawFd], limits: &[Rlimit]) -> std::result::Result<(), i32> {
+pub fn prepare_child(fds: &[RawFd], limits: &[Rlimit], spawns: bool) -> std::result::Result<(), i32> {
+    jail::restrict()?;
     // SAFETY: plain system calls with plain numbers and static strings; the set lives on our stack.
     unsafe {
         // Its own process group. A session of its own would cost more, and process 1 has one without a terminal.
@@ -47,11 +49,12 @@ pub fn prepare_child(fds: &[RawFd], limits: &[Rlimit]) -> std::result::Result<()
         libc::sigemptyset(&raw mut set);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut());
         libc::umask(0o022);
-        if libc::chdir(c"/work".as_ptr()) != 0 {
+        if libc::chdir(outside::work().as_ptr()) != 0 {
             return Err(Errno::last_raw());
         }
     }
-    crate::limits::apply(limits)
+    crate::limits::apply(limits)?;
+    jail::lock(spawns)
 }
 
 /// Spawner of the exec lane.
@@ -73,13 +76,14 @@ struct Plan {
     env: Vec<*const libc::c_char>,
     fds: Vec<RawFd>,
     limits: Vec<Rlimit>,
+    spawns: bool,
     error: i32,
 }
 
 extern "C" fn child(arg: *mut libc::c_void) -> libc::c_int {
     // SAFETY: `arg` is the Plan of the parent, which is suspended (CLONE_VFORK) until we exec or leave.
     let plan = unsafe { &mut *arg.cast::<Plan>() };
-    if let Err(e) = prepare_child(&plan.fds, &plan.limits) {
+    if let Err(e) = prepare_child(&plan.fds, &plan.limits, plan.spawns) {
         plan.error = e;
         return 127;
     }
@@ -115,6 +119,7 @@ impl ExecSpawner {
         env: &[Vec<u8>],
         fds: &[RawFd],
         limits: &[Rlimit],
+        spawns: bool,
     ) -> Result<libc::pid_t> {
         if argv.is_empty() {
             return Err(SlotError("an empty command".into()));
@@ -125,6 +130,7 @@ impl ExecSpawner {
             env: pointers(&env),
             fds: fds.to_vec(),
             limits: limits.to_vec(),
+            spawns,
             error: 0,
         };
         let top = self.stack.as_mut_ptr_range().end;
@@ -157,7 +163,7 @@ impl ExecSpawner {
 impl Spawner for ExecSpawner {
     fn spawn(&mut self, run: &Run, fds: &[RawFd], limits: &[Rlimit]) -> Result<libc::pid_t> {
         match &run.how {
-            crate::wire::How::Exec { argv, env } => self.exec(argv, env, fds, limits),
+            crate::wire::How::Exec { argv, env } => self.exec(argv, env, fds, limits, run.spawns),
             crate::wire::How::Python { .. } | crate::wire::How::Tests { .. } => {
                 Err(SlotError("this slot has no warm interpreter".into()))
             }

@@ -1,6 +1,7 @@
 //! Waiting for a run: reap, watch the limits, kill, and prove that nothing is left.
 
-use crate::observe;
+use crate::clean::Scratch;
+use crate::observe::{self, Whose};
 use crate::wire::{End, RunLimits};
 use nix::errno::Errno;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -15,8 +16,10 @@ pub struct Watch<'a> {
     pub proc: Option<&'a OwnedFd>,
     /// stdout and stderr of the run.
     pub outputs: &'a [OwnedFd],
-    /// Any scratch directory, and the bytes in use before the run.
-    pub scratch: (&'a OwnedFd, u64),
+    /// Whose processes those of the run are.
+    pub whose: Whose,
+    /// Scratch, and the bytes in use before the run.
+    pub scratch: (Scratch<'a>, u64),
     /// `RLIMIT_NPROC` does not hold, so processes are counted at each look.
     pub count_processes: bool,
     /// See [`child_signal`].
@@ -184,11 +187,11 @@ pub fn run(main: libc::pid_t, started: Instant, limits: &RunLimits, watch: &Watc
     let wall = started.elapsed();
     let before = reaper.others;
     while !no_children {
-        // Process 1 is not among its own targets, and a fork in flight is cancelled by the pending kill.
-        // SAFETY: in this pid namespace there is nobody but this run.
-        unsafe { libc::kill(-1, libc::SIGKILL) };
+        kill_all(&reaper, watch);
         loop {
             match reaper.one(0) {
+                // Its children are ours now, and live.
+                Reaped::Some if watch.whose == Whose::Ours => break,
                 Reaped::Some => {}
                 Reaped::NothingYet => break,
                 Reaped::NoChildren => {
@@ -201,6 +204,28 @@ pub fn run(main: libc::pid_t, started: Instant, limits: &RunLimits, watch: &Watc
     let leftovers = reaper.others - before;
     let end = killed.unwrap_or_else(|| natural_end(&reaper, limits, watch));
     Seen { end, wall, cpu_us: reaper.cpu_us, peak_kb: reaper.peak_kb.max(peak_sum_kb), leftovers }
+}
+
+/// Kills what is left of a run.
+fn kill_all(reaper: &Reaper, watch: &Watch<'_>) {
+    match watch.whose {
+        // Process 1 is not among its own targets, and a fork in flight is cancelled by the pending kill.
+        // SAFETY: in this pid namespace there is nobody but this run.
+        Whose::Namespace => unsafe {
+            libc::kill(-1, libc::SIGKILL);
+        },
+        // Only numbers that cannot be anybody else's: children that have not been waited for. A program has no others; a
+        // compiler's come to us as their parents die.
+        Whose::Ours => {
+            let main = reaper.status.is_none().then_some(reaper.main);
+            let others = watch.proc.map(observe::own_children).unwrap_or_default();
+            let others = others.into_iter().filter_map(|pid| libc::pid_t::try_from(pid).ok());
+            for pid in main.into_iter().chain(others) {
+                // SAFETY: a plain call.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
+        }
+    }
 }
 
 fn natural_end(reaper: &Reaper, limits: &RunLimits, watch: &Watch<'_>) -> End {
@@ -248,7 +273,7 @@ fn look(limits: &RunLimits, watch: &Watch<'_>, reaper: &Reaper, peak_kb: &mut u6
         return Some(End::Output);
     }
     let proc = watch.proc?;
-    let usage = observe::usage(proc);
+    let usage = observe::usage(proc, watch.whose);
     if reaper.cpu_us + usage.cpu_us > limits.cpu_us {
         return Some(End::Cpu);
     }
@@ -256,11 +281,11 @@ fn look(limits: &RunLimits, watch: &Watch<'_>, reaper: &Reaper, peak_kb: &mut u6
         return Some(End::Processes);
     }
     let files =
-        crate::clean::in_use(watch.scratch.0).map_or(0, |(_, bytes)| bytes.saturating_sub(watch.scratch.1));
-    let fixed = files + watch.outputs.iter().map(|o| held(o.as_fd())).sum::<u64>();
-    let mut memory = usage.memory + fixed;
+        watch.scratch.0.in_use().map_or(0, |(_, bytes)| bytes.saturating_sub(watch.scratch.1));
+    let fixed = files.saturating_add(watch.outputs.iter().map(|o| held(o.as_fd())).sum::<u64>());
+    let mut memory = usage.memory.saturating_add(fixed);
     if memory > limits.memory {
-        memory = observe::exact_memory(proc, usage.memory) + fixed;
+        memory = observe::exact_memory(proc, watch.whose, usage.memory).saturating_add(fixed);
     }
     *peak_kb = (*peak_kb).max(memory / 1024);
     (memory > limits.memory).then_some(End::Memory)

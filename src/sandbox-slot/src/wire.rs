@@ -15,7 +15,7 @@ pub const FDS_MAX: usize = 8 + 2 * TESTS_MAX;
 /// The most tests that one process may be given ([`How::Tests`]).
 pub const TESTS_MAX: usize = 32;
 /// Version of this protocol: supervisor and slot are built together, so any difference is an error.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A message that does not follow this module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -202,6 +202,31 @@ pub struct Bind {
     pub target: String,
 }
 
+/// What stands between a program and the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Isolation {
+    /// Namespaces with a root of their own (tiers A, B and B-).
+    #[default]
+    Namespaces,
+    /// A directory of the host, Landlock rules and a filter for each program (tier C).
+    Landlock,
+    /// A filter alone, under which a program opens no file at all (tier D).
+    Filter,
+}
+
+impl Isolation {
+    const ALL: [Self; 3] = [Self::Namespaces, Self::Landlock, Self::Filter];
+
+    fn encode(self, e: &mut Encoder) {
+        e.u8(Self::ALL.iter().position(|i| *i == self).and_then(|i| u8::try_from(i).ok()).unwrap_or(0));
+    }
+
+    fn decode(d: &mut Decoder<'_>) -> Result<Self, Malformed> {
+        let at = d.at;
+        Self::ALL.get(usize::from(d.u8()?)).copied().ok_or(Malformed { at, want: "a kind of isolation" })
+    }
+}
+
 /// What the slot is, sent once by the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setup {
@@ -213,7 +238,11 @@ pub struct Setup {
     pub scratch_bytes: u64,
     /// Number of files in all scratch directories together.
     pub scratch_files: u64,
-    /// What of the host is visible.
+    /// What the slot is built of.
+    pub isolation: Isolation,
+    /// Outside of namespaces: the host directory in which the slot makes its own.
+    pub directory: String,
+    /// What of the host is visible. Outside of namespaces programs see the sources where they are.
     pub binds: Vec<Bind>,
     /// Symbolic links made in the root: (path inside, what it points to).
     pub links: Vec<(String, String)>,
@@ -237,6 +266,8 @@ impl Setup {
         e.u32(self.run_as);
         e.u64(self.scratch_bytes);
         e.u64(self.scratch_files);
+        self.isolation.encode(&mut e);
+        e.bytes(self.directory.as_bytes());
         e.list(&self.binds, |e, b| {
             e.bytes(b.source.as_bytes());
             e.bytes(b.target.as_bytes());
@@ -269,6 +300,8 @@ impl Setup {
             run_as: d.u32()?,
             scratch_bytes: d.u64()?,
             scratch_files: d.u64()?,
+            isolation: Isolation::decode(&mut d)?,
+            directory: d.text()?,
             binds: d.list(|d| Ok(Bind { source: d.text()?, target: d.text()? }))?,
             links: d.list(|d| Ok((d.text()?, d.text()?)))?,
             files: d.list(|d| Ok((d.text()?, d.bytes()?)))?,
@@ -298,6 +331,10 @@ pub struct Hello {
     pub landlock: u32,
     /// Version of the warm interpreter, empty in the exec lane.
     pub interpreter: String,
+    /// What it is built of.
+    pub isolation: Isolation,
+    /// Outside of namespaces: the host directory that stands for the root; what is `/work` elsewhere is `work` in it.
+    pub root: String,
 }
 
 impl Hello {
@@ -313,6 +350,8 @@ impl Hello {
         e.u8(u8::from(self.processes_scoped));
         e.u32(self.landlock);
         e.bytes(self.interpreter.as_bytes());
+        self.isolation.encode(&mut e);
+        e.bytes(self.root.as_bytes());
         e.0
     }
 
@@ -333,6 +372,8 @@ impl Hello {
             processes_scoped: d.bool()?,
             landlock: d.u32()?,
             interpreter: d.text()?,
+            isolation: Isolation::decode(&mut d)?,
+            root: d.text()?,
         };
         d.end()?;
         Ok(out)
@@ -452,6 +493,8 @@ pub struct Run {
     pub limits: RunLimits,
     /// The program gets the fourth descriptor as its own number 3.
     pub channel: bool,
+    /// It is a compiler: outside of namespaces only these may start processes of their own.
+    pub spawns: bool,
     /// Names the content of `/prog`; 0 = empty. When it is not what is there, `program_files` replace it.
     pub program: u64,
     /// The program's own files, read-only for it, in `/prog`.
@@ -488,6 +531,7 @@ impl Run {
             e.u64(v);
         }
         e.u8(u8::from(self.channel));
+        e.u8(u8::from(self.spawns));
         e.u64(self.program);
         let program_files = if with_program { self.program_files.as_slice() } else { &[] };
         e.list(program_files, |e, f| f.encode(e));
@@ -530,6 +574,7 @@ impl Run {
             how,
             limits,
             channel: d.bool()?,
+            spawns: d.bool()?,
             program: d.u64()?,
             program_files: d.list(PlacedFile::decode)?,
             work_files: d.list(PlacedFile::decode)?,

@@ -89,7 +89,7 @@ fn shared_page() -> Result<*mut AtomicI32> {
 impl Spawner for ZygoteSpawner {
     fn spawn(&mut self, run: &Run, fds: &[RawFd], limits: &[Rlimit]) -> Result<libc::pid_t> {
         let task = match &run.how {
-            How::Exec { argv, env } => return self.exec.exec(argv, env, fds, limits),
+            How::Exec { argv, env } => return self.exec.exec(argv, env, fds, limits, run.spawns),
             How::Python { kind } => Task::Kind(*kind),
             How::Tests { count } => Task::Tests(usize::from(*count)),
         };
@@ -113,7 +113,10 @@ impl Spawner for ZygoteSpawner {
 impl ZygoteSpawner {
     fn become_program(&self, task: Task, fds: &[RawFd], limits: &[Rlimit]) -> ! {
         pages::populate(task.group());
-        if let Err(e) = prepare_child(fds, limits) {
+        if slot::jail::opens_nothing() {
+            script::hold_source();
+        }
+        if let Err(e) = prepare_child(fds, limits, false) {
             // SAFETY: the page is shared with process 1, which reads it when we are gone.
             unsafe {
                 (*self.error).store(e, Ordering::Relaxed);
@@ -145,6 +148,10 @@ impl ZygoteSpawner {
 fn serve(hello: &[u8], tools: Tools) -> Result<()> {
     let mut hello = Hello::decode(hello).map_err(|e| SlotError(e.to_string()))?;
     hello.interpreter = python::version();
+    if !hello.root.is_empty() {
+        slot::outside::set_root(&hello.root)?;
+        script::set_root(&hello.root)?;
+    }
     let spawner = Box::new(ZygoteSpawner {
         exec: ExecSpawner::default(),
         tools,

@@ -346,12 +346,35 @@ unsafe extern "C" fn receive(_module: *mut PyObject, args: *mut PyObject) -> *mu
     }
 }
 
+/// `held_source()`: the program's text, where it had to be read before the program's process was locked; else None.
+unsafe extern "C" fn held_source(_module: *mut PyObject, _args: *mut PyObject) -> *mut PyObject {
+    // SAFETY: called by the interpreter with its lock held; the text lives as long as the process and is copied.
+    unsafe {
+        match crate::script::held_source() {
+            Some(text) => {
+                let size = isize::try_from(text.len()).unwrap_or(0);
+                PyBytes_FromStringAndSize(text.as_ptr().cast(), size)
+            }
+            None => {
+                Py_IncRef(&raw mut _Py_NoneStruct);
+                &raw mut _Py_NoneStruct
+            }
+        }
+    }
+}
+
 /// Entry of the extension module `bessemer_zygote`.
 #[unsafe(no_mangle)]
 pub extern "C" fn PyInit_bessemer_zygote() -> *mut PyObject {
     // The interpreter keeps both for as long as the module lives, which is for ever.
     let methods = Box::leak(Box::new([
         Method { name: c"receive".as_ptr(), function: Some(receive), flags: METH_VARARGS, doc: ptr::null() },
+        Method {
+            name: c"held_source".as_ptr(),
+            function: Some(held_source),
+            flags: METH_VARARGS,
+            doc: ptr::null(),
+        },
         Method { name: c"serve".as_ptr(), function: Some(serve), flags: METH_VARARGS, doc: ptr::null() },
         Method { name: ptr::null(), function: None, flags: 0, doc: ptr::null() },
     ]));

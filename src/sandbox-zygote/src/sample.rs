@@ -64,7 +64,7 @@ pub fn run(tools: &Tools, i: usize, sheet: &pages::Sheet) -> Result<bool> {
         match libc::fork() {
             -1 => Err(SlotError(format!("fork: {}", io::Error::last_os_error()))),
             0 => {
-                if prepare_child(&fds, &[]).is_ok() {
+                if prepare_child(&fds, &[], false).is_ok() {
                     if is_thorough(i) {
                         sheet.begin();
                     }

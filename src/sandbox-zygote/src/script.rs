@@ -7,8 +7,10 @@
 use crate::pages::Sheet;
 use crate::python::{self, Object};
 use slot::wire::Told;
-use std::ffi::CStr;
+use slot::{Context, Result};
+use std::ffi::{CStr, CString};
 use std::os::fd::RawFd;
+use std::sync::OnceLock;
 use std::time::Instant;
 
 /// What a run needs of the interpreter, looked up once.
@@ -75,15 +77,54 @@ impl Tools {
     }
 }
 
-const MAIN: &CStr = c"/prog/main.py";
+static MAIN: OnceLock<CString> = OnceLock::new();
+/// The program's text, in a process that cannot read it any more.
+static HELD: OnceLock<Vec<u8>> = OnceLock::new();
+
+/// The program's file.
+fn main_file() -> &'static CStr {
+    MAIN.get().map_or(c"/prog/main.py", CString::as_c_str)
+}
+
+/// Says where the slot's directory is, outside of namespaces: once, before anything runs.
+///
+/// # Errors
+/// A path with a NUL byte.
+pub fn set_root(root: &str) -> Result<()> {
+    let main = CString::new(format!("{root}/prog/main.py")).context(|| "the slot's directory".into())?;
+    let _ = MAIN.set(main); // only ever the same
+    Ok(())
+}
+
+/// Reads the program before the door closes.
+pub fn hold_source() {
+    if let Some(text) = read_source() {
+        let _ = HELD.set(text);
+    }
+}
+
+/// The text that [`hold_source`] has read, without a NUL behind it.
+pub fn held_source() -> Option<&'static [u8]> {
+    HELD.get().map(|text| &text[..text.len() - 1])
+}
+
 /// Larger sources go the slow way.
 const SOURCE_MAX: usize = 256 << 20;
 
-/// Reads the program; with a NUL at the end, and none in it. `None`: the slow way will tell what is wrong.
+/// The program's text, with a NUL at the end, and none in it. `None`: the slow way will tell what is wrong.
 fn source() -> Option<Vec<u8>> {
+    let text = match HELD.get() {
+        Some(held) => held.clone(),
+        None => read_source()?,
+    };
+    (!text[..text.len() - 1].contains(&0)).then_some(text)
+}
+
+/// Reads the program, and adds a NUL at its end.
+fn read_source() -> Option<Vec<u8>> {
     // SAFETY: plain calls; the buffer has the size that is given.
     unsafe {
-        let fd = libc::open(MAIN.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        let fd = libc::open(main_file().as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
         let mut stat: libc::stat = std::mem::zeroed();
         if fd < 0 || libc::fstat(fd, &raw mut stat) != 0 {
             return None;
@@ -92,7 +133,7 @@ fn source() -> Option<Vec<u8>> {
         let mut text = vec![0_u8; size + 1];
         let n = libc::read(fd, text.as_mut_ptr().cast(), size);
         libc::close(fd);
-        (usize::try_from(n) == Ok(size) && !text[..size].contains(&0)).then_some(text)
+        (usize::try_from(n) == Ok(size)).then_some(text)
     }
 }
 
@@ -106,7 +147,7 @@ pub fn main_program(tools: &Tools) {
 /// Compiles and runs a source text (with a NUL at its end), and ends the process. Returns when it does not compile.
 pub fn run(tools: &Tools, text: &[u8], sheet: Option<&Sheet>) {
     let Ok(text) = CStr::from_bytes_with_nul(text) else { return };
-    let Some(code) = python::compile(text, MAIN) else { return };
+    let Some(code) = python::compile(text, main_file()) else { return };
     match python::eval(code, tools.space) {
         Ok(()) if plain_end(tools) => {}
         Ok(()) => python::call_with_number(tools.finish, 0),
@@ -137,7 +178,7 @@ pub fn many_tests(tools: &Tools, count: usize) {
     let Ok(count) = RawFd::try_from(count) else { return };
     let Some(text) = source() else { return };
     let Ok(text) = CStr::from_bytes_with_nul(&text) else { return };
-    let Some(code) = python::compile(text, MAIN) else { return };
+    let Some(code) = python::compile(text, main_file()) else { return };
     let clean = files();
     for i in 0..count {
         // SAFETY: plain calls on descriptors that process 1 has put there.
@@ -177,10 +218,16 @@ fn cpu_us() -> u64 {
     u64::try_from(t.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(t.tv_nsec).unwrap_or(0) / 1000
 }
 
-/// Free files and blocks of the scratch space.
+/// Free files and blocks of the scratch space. Outside of namespaces the file system is everybody's, and this is when the
+/// working directory was last changed; the two others are for files that a program takes care to remove.
 fn files() -> (u64, u64) {
-    // SAFETY: fills a struct on our stack, for which all zeroes is valid.
+    // SAFETY: fills structs on our stack, for which all zeroes is valid.
     unsafe {
+        if slot::jail::in_force() {
+            let mut s: libc::stat = std::mem::zeroed();
+            libc::stat(slot::outside::work().as_ptr(), &raw mut s);
+            return (s.st_ctime.cast_unsigned(), s.st_ctime_nsec.cast_unsigned());
+        }
         let mut s: libc::statfs = std::mem::zeroed();
         libc::statfs(c"/work".as_ptr(), &raw mut s);
         (s.f_ffree, s.f_bfree)

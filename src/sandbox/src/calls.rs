@@ -118,6 +118,7 @@ impl<'a> Session<'a> {
             how,
             limits: RunLimits { ..run_limits(&limits, language, Profile::Multi) },
             channel: true,
+            spawns: false,
             program: next_program(),
             program_files,
             work_files: crate::judge::work_files(job),

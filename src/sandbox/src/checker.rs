@@ -84,9 +84,10 @@ const SAID_MAX: usize = 500;
 
 /// Gives a Python checker its arguments, whether it runs in a fork of the warm interpreter or in one of its own.
 const PYTHON_BOOT: &str = "\
-import sys
-sys.argv = ['/prog/checker.py', '/work/input', '/work/output', '/work/answer']
-exec(compile(open('/prog/checker.py', 'rb').read(), '/prog/checker.py', 'exec', dont_inherit=True))
+import os, sys
+sys.argv = [os.path.join(os.path.dirname(__file__), 'checker.py')]
+sys.argv += [os.path.join(os.getcwd(), name) for name in ('input', 'output', 'answer')]
+exec(compile(open(sys.argv[0], 'rb').read(), sys.argv[0], 'exec', dont_inherit=True))
 ";
 
 /// A checker that is ready to be called, for the tests of one job.
@@ -144,6 +145,7 @@ impl<'a> Ready<'a> {
             how,
             limits: run_limits(&checker.limits, language, Profile::Multi),
             channel: false,
+            spawns: false,
             program: next_program(),
             program_files,
             work_files: Vec::new(),

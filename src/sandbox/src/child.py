@@ -9,6 +9,7 @@ import os
 import sys
 
 CHANNEL = 3
+MAIN = '/prog/main.py'
 # marshal takes exact types only
 DICTIONARIES = (dict, collections.Counter, collections.OrderedDict, collections.defaultdict)
 
@@ -51,10 +52,10 @@ def new_main(source, name):
     """Compiles and runs source as the module __main__; returns its globals."""
     import types
     module = types.ModuleType(name)
-    module.__dict__['__file__'] = '/prog/main.py'
+    module.__dict__['__file__'] = MAIN
     module.__dict__['__builtins__'] = __builtins__
     sys.modules[name] = module
-    exec(compile(source, '/prog/main.py', 'exec', dont_inherit=True), module.__dict__)
+    exec(compile(source, MAIN, 'exec', dont_inherit=True), module.__dict__)
     return module.__dict__
 
 

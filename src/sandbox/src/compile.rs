@@ -66,6 +66,7 @@ pub(crate) fn compile(
         how: exec(argv, toolchain, &[]),
         limits: RunLimits { address_space: 1 << 40, ..run_limits(&compiler, language, Profile::Multi) },
         channel: false,
+        spawns: true,
         program: next_program(),
         program_files: vec![source],
         work_files,

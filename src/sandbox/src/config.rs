@@ -7,9 +7,9 @@ use std::path::PathBuf;
 /// How well programs are isolated. Ordered: more is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Tier {
-    /// Nothing but what the process can do to itself.
+    /// The system-call filter alone: programs open no file and start no process. Python only.
     D,
-    /// Landlock and the system-call filter, no namespaces.
+    /// Landlock and the system-call filter, no namespaces: programs start no process, and see the host's paths, closed.
     C,
     /// As B, but the network is closed by the system-call filter only.
     #[serde(rename = "B-")]
@@ -32,6 +32,25 @@ impl std::fmt::Display for Tier {
     }
 }
 
+impl std::str::FromStr for Tier {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::A, Self::B, Self::BMinus, Self::C, Self::D]
+            .into_iter()
+            .find(|t| t.to_string() == text)
+            .ok_or_else(|| format!("a tier is A, B, B-, C or D, not {text:?}"))
+    }
+}
+
+impl Tier {
+    /// What a variable of the environment says. What is no tier is taken for the strictest.
+    fn named(variable: &str) -> Option<Self> {
+        let text = std::env::var(variable).ok().filter(|t| !t.is_empty())?;
+        Some(text.parse().unwrap_or(Self::A))
+    }
+}
+
 /// Whether slots have a network namespace of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NetPolicy {
@@ -47,8 +66,15 @@ pub enum NetPolicy {
 pub struct Config {
     /// Programs that run at the same time. Default: the CPUs this process may use.
     pub slots: usize,
-    /// The least isolation that is accepted; less is an error.
+    /// The least isolation that is accepted; less is an error. C and D are tried only where this says so. Default:
+    /// `BESSEMER_TIER_MIN`, else B-.
     pub tier_min: Tier,
+    /// The most that is made use of: to see here what a machine that allows less would do. Default: `BESSEMER_TIER_MAX`,
+    /// else A.
+    pub tier_max: Tier,
+    /// Outside of namespaces (tiers C and D): where slots make their directories. `None`: `BESSEMER_SANDBOX_DIR`, else the
+    /// first of `/dev/shm`, `TMPDIR`, `/tmp` that can be written to and run programs from.
+    pub directory: Option<PathBuf>,
     /// Python interpreter, a name on PATH or a path. Default `python3`.
     pub python: PathBuf,
     /// MiB of scratch space of a slot; a job cannot have more.
@@ -110,7 +136,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             slots: std::thread::available_parallelism().map_or(1, usize::from),
-            tier_min: Tier::BMinus,
+            tier_min: Tier::named("BESSEMER_TIER_MIN").unwrap_or(Tier::BMinus),
+            tier_max: Tier::named("BESSEMER_TIER_MAX").unwrap_or(Tier::A),
+            directory: named("BESSEMER_SANDBOX_DIR"),
             python: PathBuf::from("python3"),
             scratch_mb: 64,
             scratch_files: 8192,

@@ -45,6 +45,7 @@ pub(crate) fn zygote_files() -> Vec<(String, Vec<u8>)> {
     vec![
         file("bessemer_zygote.abi3.so", MODULE),
         file("bessemer_child.py", crate::calls::CHILD.as_bytes()),
+        file("bessemer_shut.py", include_str!("shut.py").as_bytes()),
         file("zygote.py", include_str!("zygote.py").as_bytes()),
     ]
 }

@@ -29,6 +29,7 @@ mod judge;
 mod judge_calls;
 mod judge_program;
 pub mod lang;
+mod outside;
 mod pool;
 mod probe;
 mod slot_handle;

@@ -7,9 +7,10 @@ use crate::config::{Config, NetPolicy, SandboxError, Tier};
 use crate::job::{Job, JobResult, Profile};
 use crate::judge::{CANCELLED, Judge};
 use crate::lang::{self, Language, Toolchain};
+use crate::outside;
 use crate::slot_handle::{LOOK_EVERY, Share, SlotHandle};
 use crate::special::{self, SpecialSlots, Specials};
-use slot::wire::{Hello, Setup};
+use slot::wire::{Hello, Isolation, Setup};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -43,7 +44,7 @@ impl Cancel {
 pub struct Sandbox {
     config: Config,
     setup: Arc<Setup>,
-    toolchains: Vec<Result<Toolchain, String>>,
+    toolchains: Toolchains,
     hello: Hello,
     tier: Tier,
     /// Where slots get their control groups, or why they get none.
@@ -73,16 +74,19 @@ impl Sandbox {
     /// # Errors
     /// No slot can be built here, it isolates less than `tier_min`, or there is no Python.
     pub fn start(config: Config) -> Result<Self, SandboxError> {
-        let toolchains: Vec<_> = lang::table().iter().map(|l| (l.find)(&config)).collect();
+        let toolchains: Toolchains = lang::table().iter().map(|l| (l.find)(&config)).collect();
         let python = lang::by_name("python").map(|i| &toolchains[i]);
         if let Some(Err(e)) = python {
             return Err(SandboxError::Language(e.clone()));
         }
         let cpus = cpus_to_pin(&config);
         let cpu = |i: usize| cpus.get(i % cpus.len().max(1)).copied();
-        let groups = Groups::find(&config.cgroup).map(Arc::new);
+        let groups = match config.tier_max {
+            Tier::A => Groups::find(&config.cgroup).map(Arc::new),
+            less => Err(format!("no more than tier {less} is asked for")),
+        };
         let share = |i: usize| Share { cpu: cpu(i), groups: groups.as_ref().ok().cloned() };
-        let (setup, first, warm) = first_slot(&config, &toolchains, &share(0))?;
+        let Built { toolchains, bare, setup, first, warm } = build(&config, &toolchains, &share(0))?;
         let hello = first.hello.clone();
         let (tier, why) = tier_of(&hello, config.net, groups.as_ref().err());
         if tier < config.tier_min {
@@ -90,7 +94,7 @@ impl Sandbox {
         }
         let mut free = vec![Pair { main: Some(first), share: share(0), ..Pair::default() }];
         free.extend((1..config.slots.max(1)).map(|i| Pair { share: share(i), ..Pair::default() }));
-        let specials = Specials::new(&config, &bare_setup(&config, &toolchains));
+        let specials = Specials::new(&config, &bare);
         let cache = match &config.compile_cache {
             Some(c) => CompileCache::open(&c.dir, c.max_mb << 20),
             None => Err("switched off by the caller, or there is no home to keep programs in".into()),
@@ -135,7 +139,7 @@ impl Sandbox {
     /// One more slot, which must isolate as the first one does.
     fn another(&self, share: &Share) -> Result<SlotHandle, SandboxError> {
         let slot = SlotHandle::start(&self.setup, self.config.runs_per_slot, share)?;
-        if slot.hello == self.hello {
+        if isolates_alike(&slot.hello, &self.hello) {
             Ok(slot)
         } else {
             Err(SandboxError::Slot("a new slot does not isolate as the first one does".into()))
@@ -366,7 +370,10 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn bare_setup(config: &Config, toolchains: &[Result<Toolchain, String>]) -> Setup {
+/// What runs each language, in the order of the table; or why nothing does.
+type Toolchains = Vec<Result<Toolchain, String>>;
+
+fn bare_setup(config: &Config, toolchains: &[Result<Toolchain, String>], isolation: Isolation) -> Setup {
     let (mut binds, links) = lang::base_binds();
     for bind in toolchains.iter().flatten().flat_map(|t| &t.binds) {
         if !binds.contains(bind) {
@@ -380,6 +387,8 @@ fn bare_setup(config: &Config, toolchains: &[Result<Toolchain, String>]) -> Setu
         // One mebibyte more, so that a program's own files and directories have room beside those of the job.
         scratch_bytes: (config.scratch_mb + 1) << 20,
         scratch_files: config.scratch_files,
+        isolation,
+        directory: String::new(),
         binds,
         links,
         files: vec![
@@ -388,40 +397,106 @@ fn bare_setup(config: &Config, toolchains: &[Result<Toolchain, String>]) -> Setu
             text("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
             text("/etc/hosts", "127.0.0.1 localhost\n"),
         ],
-        want_net_namespace: config.net == NetPolicy::IfPossible,
+        want_net_namespace: config.net == NetPolicy::IfPossible && config.tier_max >= Tier::B,
         zygote_argv: Vec::new(),
         zygote_env: Vec::new(),
     }
 }
 
-/// How slots are built here, one that stands, and the warm interpreter's version or why there is none.
-type FirstSlot = (Arc<Setup>, SlotHandle, Result<String, String>);
+/// A sandbox with its first slot.
+struct Built {
+    toolchains: Toolchains,
+    /// How slots are built, without an interpreter.
+    bare: Setup,
+    setup: Arc<Setup>,
+    first: SlotHandle,
+    /// The warm interpreter's version or why there is none.
+    warm: Result<String, String>,
+}
 
-/// The first slot, with a warm interpreter if it can be had: without one Python runs are slower, not less safe.
+/// The strongest slot that can be had, of what the policy allows.
+fn build(config: &Config, toolchains: &Toolchains, share: &Share) -> Result<Built, SandboxError> {
+    let mut why = Vec::new();
+    for isolation in [Isolation::Namespaces, Isolation::Landlock, Isolation::Filter] {
+        let (most, name) = match isolation {
+            Isolation::Namespaces => (Tier::A, "with namespaces"),
+            Isolation::Landlock => (Tier::C, "by Landlock (tier C)"),
+            Isolation::Filter => (Tier::D, "by the filter alone (tier D)"),
+        };
+        let least = if isolation == Isolation::Namespaces { Tier::BMinus } else { most };
+        if most < config.tier_min || least > config.tier_max {
+            continue;
+        }
+        match first_slot(config, toolchains, isolation, share) {
+            Ok(built) => return Ok(built),
+            Err(SandboxError::Slot(e)) => why.push((name, e)),
+            Err(e) => return Err(e),
+        }
+    }
+    Err(SandboxError::Slot(match why.as_slice() {
+        [] => format!("tier_min {} is above tier_max {}", config.tier_min, config.tier_max),
+        [(_, e)] => e.clone(),
+        several => several.iter().map(|(name, e)| format!("{name}: {e}")).collect::<Vec<_>>().join("; "),
+    }))
+}
+
+/// The first slot, with a warm interpreter if it can be had: without one Python runs are slower, not less safe. Outside of
+/// namespaces there is no Python without it.
 fn first_slot(
     config: &Config,
-    toolchains: &[Result<Toolchain, String>],
+    toolchains: &Toolchains,
+    isolation: Isolation,
     share: &Share,
-) -> Result<FirstSlot, SandboxError> {
-    let cold = bare_setup(config, toolchains);
+) -> Result<Built, SandboxError> {
+    let mut toolchains = toolchains.clone();
+    if isolation != Isolation::Namespaces {
+        for (language, toolchain) in lang::table().iter().zip(&mut toolchains) {
+            if let Ok(found) = toolchain {
+                *toolchain = outside::toolchain(language.name, found, isolation);
+            }
+        }
+    }
+    let mut bare = bare_setup(config, &toolchains, isolation);
+    if isolation != Isolation::Namespaces {
+        let dir = outside::directory(config).map_err(SandboxError::Slot)?;
+        bare.directory = dir.to_string_lossy().into_owned();
+    }
     let python = lang::by_name("python").and_then(|i| toolchains[i].as_ref().ok());
     let warm = match python {
         Some(_) if !config.warm_python => Err("switched off by the caller".to_owned()),
         None => Err("there is no Python".to_owned()),
         Some(t) => {
-            let setup = Arc::new(special::warm(&cold, t, &[]));
+            let setup = Arc::new(special::warm(&bare, t, &[]));
             match SlotHandle::start(&setup, config.runs_per_slot, share) {
-                Ok(slot) => return Ok((setup, slot, Ok(t.version.clone()))),
+                Ok(first) => {
+                    let warm = Ok(t.version.clone());
+                    return Ok(Built { toolchains, bare, setup, first, warm });
+                }
                 Err(e) => Err(e.to_string()),
             }
         }
     };
-    let setup = Arc::new(cold);
-    let slot = SlotHandle::start(&setup, config.runs_per_slot, share)?;
-    Ok((setup, slot, warm))
+    if let (false, Err(why)) = (isolation == Isolation::Namespaces, &warm) {
+        return Err(SandboxError::Slot(format!("Python outside of namespaces has to be warm: {why}")));
+    }
+    let setup = Arc::new(bare.clone());
+    let first = SlotHandle::start(&setup, config.runs_per_slot, share)?;
+    Ok(Built { toolchains, bare, setup, first, warm })
+}
+
+/// Whether two slots promise the same. Each has a directory of its own where it has no root of its own.
+pub(crate) fn isolates_alike(a: &Hello, b: &Hello) -> bool {
+    Hello { root: String::new(), ..a.clone() } == Hello { root: String::new(), ..b.clone() }
 }
 
 fn tier_of(hello: &Hello, net: NetPolicy, no_group: Option<&String>) -> (Tier, String) {
+    match hello.isolation {
+        Isolation::Namespaces => {}
+        Isolation::Landlock => return (Tier::C, "there are no user namespaces here".into()),
+        Isolation::Filter => {
+            return (Tier::D, "there are neither user namespaces nor Landlock here".into());
+        }
+    }
     match (hello.net_namespace, net, no_group) {
         (true, _, None) => (Tier::A, String::new()),
         (true, _, Some(why)) => (Tier::B, why.clone()),

@@ -3,12 +3,14 @@
 use crate::cgroup::{Group, Groups};
 use crate::config::SandboxError;
 use crate::helper;
-use crate::pool::Cancel;
+use crate::outside;
+use crate::pool::{Cancel, isolates_alike};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::MFdFlags;
 use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, shutdown, socketpair};
 use slot::net;
-use slot::wire::{End, Hello, Report, Run, STOP, Setup};
+use slot::wire::{End, Hello, Isolation, Report, Run, STOP, Setup};
+use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -23,6 +25,11 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 const REPORT_GRACE: Duration = Duration::from_secs(10);
 /// How long an idle slot may take to leave when asked to.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A program dies of this when it wants what a slot without namespaces cannot give.
+const SIGSYS: u8 = 31;
+const BEYOND: &str = "the program started a process, or opened or imported what it cannot have in this tier, so nobody can \
+                      say what it would have done; with user namespaces (tier B- and above) it can be run";
 
 /// How often a wait looks whether the batch has been cancelled.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -158,7 +165,7 @@ impl SlotHandle {
             let (promised, cancel) = (self.hello.clone(), self.cancel.clone());
             *self = Self::start(&self.setup, self.runs_max, &self.share.clone()).map_err(io::Error::other)?;
             self.cancel = cancel;
-            if self.hello != promised {
+            if !isolates_alike(&self.hello, &promised) {
                 self.retired = true;
                 return Err(io::Error::other("a new slot does not isolate as the one before it did"));
             }
@@ -180,7 +187,11 @@ impl SlotHandle {
         let mut fds = vec![stdin.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()];
         fds.extend(more.iter().map(AsRawFd::as_raw_fd));
         fds.extend(spare.as_ref().map(AsRawFd::as_raw_fd));
-        net::send(self.socket.as_raw_fd(), &run.encode(self.program != run.program), &fds)?;
+        let rooted = match outside::rooted(&run.how, &self.hello.root) {
+            Cow::Borrowed(_) => Cow::Borrowed(run),
+            Cow::Owned(how) => Cow::Owned(Run { how, ..run.clone() }),
+        };
+        net::send(self.socket.as_raw_fd(), &rooted.encode(self.program != run.program), &fds)?;
         self.program = run.program;
         let wall = Duration::from_micros(run.limits.wall_us);
         let since = Instant::now();
@@ -218,7 +229,10 @@ impl SlotHandle {
             Err(e) => self.killed_for_memory(&running).ok_or(e)?,
         };
         self.retired = report.retire;
-        let report = self.counted(report)?;
+        let mut report = self.counted(report)?;
+        if self.hello.isolation != Isolation::Namespaces && report.end == End::Signaled(SIGSYS) {
+            report.end = End::Failed(BEYOND.into());
+        }
         let (stdout, cut_out) = read_bounded(running.stdout, running.output)?;
         let (stderr, cut_err) = read_bounded(running.stderr, running.output)?;
         Ok(Outcome { report, stdout, stderr, truncated: cut_out || cut_err })

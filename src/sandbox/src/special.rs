@@ -7,8 +7,9 @@ use crate::config::{Config, SandboxError};
 use crate::helper;
 use crate::job::{Job, Mode, Profile};
 use crate::lang::{self, Toolchain};
+use crate::pool::isolates_alike;
 use crate::slot_handle::{Share, SlotHandle};
-use slot::wire::{Hello, Setup};
+use slot::wire::{Hello, Isolation, Setup};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -40,7 +41,15 @@ impl Special {
                 "the profile `{module}` needs an interpreter that has {module}: set {variable} to the path of one"
             )),
             Some(_) if !config.warm_python => Err("warm interpreters are switched off by the caller".into()),
-            Some(python) => lang::python_with(python, module).map(|t| Arc::new(warm(base, &t, &[module]))),
+            Some(_) if module == "pytest" && base.isolation == Isolation::Filter => {
+                Err("tier D cannot run the real pytest, which opens files; plain test functions run".into())
+            }
+            Some(python) => lang::python_with(python, module)
+                .and_then(|t| match base.isolation {
+                    Isolation::Namespaces => Ok(t),
+                    outside => crate::outside::toolchain("python", &t, outside),
+                })
+                .map(|t| Arc::new(warm(base, &t, &[module]))),
         };
         Self { setup, hello: OnceLock::new() }
     }
@@ -52,7 +61,7 @@ impl Special {
         // The isolation of the first slot of all; the interpreter is another one.
         let known =
             self.hello.get_or_init(|| Hello { interpreter: slot.hello.interpreter.clone(), ..first.clone() });
-        if slot.hello == *known {
+        if isolates_alike(&slot.hello, known) {
             Ok(slot)
         } else {
             Err("a new slot does not isolate as the first one does".into())
@@ -117,5 +126,8 @@ pub(crate) fn warm(base: &Setup, python: &Toolchain, modules: &[&str]) -> Setup 
     setup.binds.extend(python.binds.iter().cloned());
     setup.files.extend(helper::zygote_files());
     (setup.zygote_argv, setup.zygote_env) = lang::zygote_command(python, modules);
+    if base.isolation == Isolation::Filter {
+        setup.zygote_env.push(b"BESSEMER_SHUT=1".to_vec());
+    }
     setup
 }

@@ -7,7 +7,21 @@ import re, string, threading, traceback, types, typing, warnings
 import _io, _thread, atexit, builtins, contextlib, datetime, gc, importlib, inspect, unittest
 import bessemer_child
 
-MAIN = '/prog/main.py'
+# Outside of namespaces the slot is a directory of the host (src/sandbox-slot/src/outside.rs).
+ROOT = os.environ.pop('BESSEMER_ROOT', '')
+# In tier D no program can open a file.
+SHUT = bool(os.environ.pop('BESSEMER_SHUT', ''))
+MAIN = ROOT + '/prog/main.py'
+bessemer_child.MAIN = MAIN
+bessemer_child.TEST_FILE = ROOT + bessemer_child.TEST_FILE
+
+
+def read_program():
+    held = held_source()
+    if held is not None:
+        return held
+    with open(MAIN, 'rb') as f:
+        return f.read()
 
 
 def child(kind):
@@ -15,8 +29,7 @@ def child(kind):
         script()
     elif kind == 4:
         check()
-    with open(MAIN, 'rb') as f:
-        source = f.read()
+    source = read_program()
     sys.argv[:] = [MAIN]
     bessemer_child.start(('', 'calls', 'tests', 'script', '', 'pytest')[kind], source)
 
@@ -28,7 +41,7 @@ def new_main():
     space.update(__name__='__main__', __doc__=None, __package__=None, __loader__=None, __spec__=None,
                  __builtins__=builtins, __file__=MAIN, __cached__=None)
     sys.argv[:] = [MAIN]
-    sys.path[0] = '/prog'
+    sys.path[0] = ROOT + '/prog'
     return space
 
 
@@ -37,8 +50,7 @@ def script():
     function what it could not read or compile."""
     space = sys.modules['__main__'].__dict__
     try:
-        with open(MAIN, 'rb') as f:
-            code = compile(f.read(), MAIN, 'exec', dont_inherit=True)
+        code = compile(read_program(), MAIN, 'exec', dont_inherit=True)
     except Exception as e:
         sys.excepthook(type(e), e.with_traceback(None), None)
         finish(1)
@@ -69,7 +81,7 @@ def again(stdin=sys.stdin, stdout=sys.stdout, limit=sys.getrecursionlimit(), mod
     sys.setrecursionlimit(limit)
     sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), stdin.encoding,
                                                  stdin.errors)
-    os.chdir('/work')
+    os.chdir(ROOT + '/work')
     if sys.stdout is not stdout or stdout.closed:
         raise ValueError('another stdout')
 
@@ -170,7 +182,7 @@ def rehearse(n):
 
 def ready():
     """The arguments of the extension module's serve."""
-    sys.path.remove('/.zygote')
+    sys.path.remove(ROOT + '/.zygote')
     os.environ.pop('LD_BIND_NOW', None)  # meant for this process only
     hello = bytes.fromhex(sys.argv[-1])
     for name in ('bessemer_zygote', 'bessemer_child', __name__):
@@ -188,13 +200,13 @@ def ready():
 def tell_failure(text):
     """The hello of a slot that does not stand, in the encoding of the slot crate's wire module."""
     text = text.encode('utf-8', 'replace')[:4000]
-    os.write(100, b'\0' + (1).to_bytes(4, 'little') + len(text).to_bytes(8, 'little') + text + bytes(4 + 4 + 8))
+    os.write(100, b'\0' + (2).to_bytes(4, 'little') + len(text).to_bytes(8, 'little') + text + bytes(4 + 4 + 8 + 1 + 8))
 
 
 def load():
-    global serve
+    global serve, held_source
     try:
-        from bessemer_zygote import receive, serve
+        from bessemer_zygote import held_source, receive, serve
         bessemer_child.read_first = receive
         for name in sys.argv[1:-1]:
             importlib.import_module(name)
@@ -207,6 +219,11 @@ def load():
                     importlib.import_module('_pytest.' + plugin)
                 import cmd, code, codeop, pdb
                 bessemer_child.find_pytest_plugins()
+        if SHUT:
+            import bessemer_shut
+            bessemer_shut.load()
+            bessemer_shut.shut(ROOT + '/prog/')
+            sys.modules.pop('bessemer_shut')
     except BaseException as e:
         give_up(e)
 

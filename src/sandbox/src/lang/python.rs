@@ -103,7 +103,7 @@ pub(crate) fn python_with(python: &Path, module: &str) -> Result<Toolchain, Stri
 /// usual ones.
 pub(crate) fn zygote_command(toolchain: &Toolchain, modules: &[&str]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     // `start` makes __main__ the program's: every name here has been looked up by then.
-    let boot = "import sys; sys.path.insert(0, '/.zygote'); import zygote; zygote.load(); zygote.serve(*zygote.start())";
+    let boot = "import os, sys; sys.path.insert(0, os.environ.get('BESSEMER_ROOT', '') + '/.zygote'); import zygote; zygote.load(); zygote.serve(*zygote.start())";
     let mut argv = toolchain.run.clone();
     argv.pop(); // the program's path
     argv.extend(["-c", boot].map(str::to_owned));

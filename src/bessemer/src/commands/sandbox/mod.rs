@@ -30,8 +30,11 @@ pub struct Slots {
     #[arg(long, value_name = "N")]
     slots: Option<usize>,
     /// Refuse to run anything below this isolation: A, B, B-, C or D
-    #[arg(long, value_name = "TIER", default_value = "B-", value_parser = tier)]
+    #[arg(long, value_name = "TIER", default_value = "B-", env = "BESSEMER_TIER_MIN")]
     tier_min: Tier,
+    /// Use no more than this, to see what a machine that allows less would do
+    #[arg(long, value_name = "TIER", default_value = "A", env = "BESSEMER_TIER_MAX")]
+    tier_max: Tier,
     /// Python interpreter: a name on PATH or a path
     #[arg(long, value_name = "PROGRAM", default_value = "python3")]
     python: PathBuf,
@@ -95,11 +98,6 @@ pub fn run(context: &mut Context, command: &SandboxCommand) -> Result {
     }
 }
 
-fn tier(text: &str) -> std::result::Result<Tier, String> {
-    serde_json::from_value(serde_json::Value::String(text.into()))
-        .map_err(|_| "a tier is A, B, B-, C or D".to_owned())
-}
-
 impl Slots {
     /// Starts it.
     pub fn start(&self) -> std::result::Result<Sandbox, Failure> {
@@ -107,6 +105,7 @@ impl Slots {
         let config = Config {
             slots: self.slots.unwrap_or(default.slots).max(1),
             tier_min: self.tier_min,
+            tier_max: self.tier_max,
             python: self.python.clone(),
             compile_cache: match &self.compile_cache {
                 Some(off) if off.as_os_str() == "off" => None,

@@ -51,6 +51,9 @@ pub fn run(context: &mut Context, args: &Run) -> Result {
             test.memory_peak_mb,
             result.tier
         );
+        if let Some(why) = &test.reason {
+            eprintln!("bessemer sandbox: {why}");
+        }
     }
     // as a shell says it: 128 + signal
     Ok(test.exit_code.or(test.signal.map(|n| 128 + n)).unwrap_or(match result.verdict {
