@@ -169,7 +169,7 @@ pub fn run(main: libc::pid_t, started: Instant, limits: &RunLimits, watch: &Watc
         } else if now >= next_look {
             killed = look(limits, watch, &reaper, &mut peak_sum_kb);
             // Near the limit memory can pass it by far between two looks.
-            let near = peak_sum_kb * 1024 > limits.memory / 4;
+            let near = peak_sum_kb * 1024 > limits.memory.min(limits.file) / 4;
             next_look = Instant::now() + if near { LOOK_EVERY / 5 } else { LOOK_EVERY };
         } else {
             let left = deadline.min(next_look) - now;
@@ -280,8 +280,11 @@ fn look(limits: &RunLimits, watch: &Watch<'_>, reaper: &Reaper, peak_kb: &mut u6
     if watch.count_processes && usage.threads > limits.processes {
         return Some(End::Processes);
     }
-    let files =
-        watch.scratch.0.in_use().map_or(0, |(_, bytes)| bytes.saturating_sub(watch.scratch.1));
+    let files = watch.scratch.0.in_use().map_or(0, |(_, bytes)| bytes.saturating_sub(watch.scratch.1));
+    // On a file system of the host's nothing else holds the sum of them.
+    if matches!(watch.scratch.0, Scratch::Directories(_)) && files > limits.file {
+        return Some(End::Output);
+    }
     let fixed = files.saturating_add(watch.outputs.iter().map(|o| held(o.as_fd())).sum::<u64>());
     let mut memory = usage.memory.saturating_add(fixed);
     if memory > limits.memory {

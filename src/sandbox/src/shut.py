@@ -1,6 +1,6 @@
-# Tier D: no program can open a file. So the warm interpreter imports beforehand what programs may want, and a program that
-# wants more than can be had here ends by SIGSYS, which makes it unscored: nobody can say what it would have done. What
-# ends so is decided in the program's own process. It can evade a verdict by that, and never earn one.
+# Outside of namespaces (tiers C and D) a program that wants what it cannot have ends by SIGSYS, which makes it unscored:
+# nobody can say what it would have done. The filter sees to processes; here is what shows in Python alone. It is decided in
+# the program's own process, which can evade a verdict by it, and never earn one.
 import importlib
 import os
 import pkgutil
@@ -26,7 +26,25 @@ FILES = ('os.chdir', 'os.chmod', 'os.link', 'os.listdir', 'os.mkdir', 'os.remove
          'subprocess.Popen', 'sqlite3.connect')
 
 
+class NoSemaphore:
+    """Semaphores between processes are named files, and there is no other process to share them with."""
+    SEM_VALUE_MAX = 2147483647
+
+    def __new__(cls, *args):
+        end()
+
+
+def no_processes():
+    """Tier C."""
+    try:
+        import _multiprocessing
+    except ImportError:
+        return
+    _multiprocessing.SemLock = NoSemaphore
+
+
 def load():
+    """Tier D: no program can open a file, so what it may want is imported beforehand."""
     for name in WANTED:
         try:
             importlib.import_module(name)
@@ -51,19 +69,32 @@ class Unloaded:
 
 
 def shut(programs):
-    """From now on."""
+    """Tier D, from now on."""
     known = (programs, sys.base_prefix + '/', sys.prefix + '/', '<')  # a traceback looks for lines of these
+
+    def wants(path):
+        if type(path) is not int:
+            path = os.fsdecode(path)
+            if not path.startswith(known):
+                end()
 
     def heard(event, args):
         if event == 'open':
-            path = args[0]
-            if type(path) is bytes:
-                path = os.fsdecode(path)
-            if type(path) is str and not path.startswith(known):
-                end()
+            if type(args[0]) in (str, bytes):
+                wants(args[0])
         elif event in FILES:
             end()
 
+    def asking(function):
+        def ask(path, *args, **kwargs):
+            wants(path)
+            return function(path, *args, **kwargs)
+        return ask
+
+    unloaded = Unloaded()
+    for name in ('stat', 'lstat', 'access'):  # they raise no event, and "it is not there" would be taken for an answer
+        setattr(os, name, asking(getattr(os, name)))
+
     kept = (sys.modules['_frozen_importlib'].BuiltinImporter, sys.modules['_frozen_importlib'].FrozenImporter)
-    sys.meta_path[:] = [f for f in sys.meta_path if f in kept] + [Unloaded()]
+    sys.meta_path[:] = [f for f in sys.meta_path if f in kept] + [unloaded]
     sys.addaudithook(heard)

@@ -126,8 +126,10 @@ pub(crate) fn warm(base: &Setup, python: &Toolchain, modules: &[&str]) -> Setup 
     setup.binds.extend(python.binds.iter().cloned());
     setup.files.extend(helper::zygote_files());
     (setup.zygote_argv, setup.zygote_env) = lang::zygote_command(python, modules);
-    if base.isolation == Isolation::Filter {
-        setup.zygote_env.push(b"BESSEMER_SHUT=1".to_vec());
-    }
+    setup.zygote_env.extend(match base.isolation {
+        Isolation::Namespaces => None,
+        Isolation::Landlock => Some(b"BESSEMER_SHUT=processes".to_vec()),
+        Isolation::Filter => Some(b"BESSEMER_SHUT=files".to_vec()),
+    });
     setup
 }

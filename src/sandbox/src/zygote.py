@@ -9,9 +9,10 @@ import bessemer_child
 
 # Outside of namespaces the slot is a directory of the host (src/sandbox-slot/src/outside.rs).
 ROOT = os.environ.pop('BESSEMER_ROOT', '')
-# In tier D no program can open a file.
-SHUT = bool(os.environ.pop('BESSEMER_SHUT', ''))
+# There no program starts another process, and in tier D ("files") none can open a file.
+SHUT = os.environ.pop('BESSEMER_SHUT', '')
 MAIN = ROOT + '/prog/main.py'
+WORK = ROOT + '/work'
 bessemer_child.MAIN = MAIN
 bessemer_child.TEST_FILE = ROOT + bessemer_child.TEST_FILE
 
@@ -81,7 +82,8 @@ def again(stdin=sys.stdin, stdout=sys.stdout, limit=sys.getrecursionlimit(), mod
     sys.setrecursionlimit(limit)
     sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), stdin.encoding,
                                                  stdin.errors)
-    os.chdir(ROOT + '/work')
+    if os.getcwd() != WORK:
+        os.chdir(WORK)
     if sys.stdout is not stdout or stdout.closed:
         raise ValueError('another stdout')
 
@@ -221,8 +223,10 @@ def load():
                 bessemer_child.find_pytest_plugins()
         if SHUT:
             import bessemer_shut
-            bessemer_shut.load()
-            bessemer_shut.shut(ROOT + '/prog/')
+            bessemer_shut.no_processes()
+            if SHUT == 'files':
+                bessemer_shut.load()
+                bessemer_shut.shut(ROOT + '/prog/')
             sys.modules.pop('bessemer_shut')
     except BaseException as e:
         give_up(e)

@@ -8,7 +8,7 @@
 mod hostile_support;
 
 use hostile_support::{Campaign, Program, canaries, check, leftovers};
-use sandbox::{Config, Sandbox};
+use sandbox::{Config, Sandbox, Tier};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -34,8 +34,8 @@ fn programs(dir: &Path) -> Vec<Program> {
     programs
 }
 
-/// Starts this binary again for one campaign; as `user` when given.
-fn spawn(campaign: &str, user: Option<u32>) {
+/// Starts this binary again for one campaign; as `user`, and in the tier `most`, when given.
+fn spawn(campaign: &str, user: Option<u32>, most: Option<Tier>) {
     let place = tempfile::tempdir().expect("a temporary directory");
     open_to_all(place.path());
     let exe = place.path().join("campaign");
@@ -54,6 +54,9 @@ fn spawn(campaign: &str, user: Option<u32>) {
     let mut command = Command::new(exe);
     command.env("BESSEMER_COMPILE_CACHE", "off"); // nothing of ours may be written to the home either
     command.args(["--ignored", "--exact", "campaign_in_this_process", "--nocapture", "--test-threads=1"]);
+    if let Some(tier) = most {
+        command.env("BESSEMER_TIER_MAX", tier.to_string()).env("BESSEMER_TIER_MIN", tier.to_string());
+    }
     command.env(CAMPAIGN, campaign).env(PROGRAMS, &files).current_dir(place.path());
     canaries::plant(&mut command, &home, user);
     if let Some(id) = user {
@@ -61,7 +64,7 @@ fn spawn(campaign: &str, user: Option<u32>) {
         command.uid(id).gid(id);
     }
     let status = command.status().expect("the campaign starts");
-    assert!(status.success(), "campaign {campaign} as {user:?}: {status}; its messages are above");
+    assert!(status.success(), "campaign {campaign} as {user:?}, {most:?}: {status}; its messages are above");
 }
 
 fn open_to_all(path: &Path) {
@@ -76,17 +79,28 @@ fn users() -> Vec<Option<u32>> {
 
 #[test]
 fn hostile_programs_meet_their_headers_alone() {
-    users().into_iter().for_each(|u| spawn("alone", u));
+    users().into_iter().for_each(|u| spawn("alone", u, None));
 }
 
 #[test]
 fn hostile_programs_meet_their_headers_in_a_random_sequence_on_one_slot() {
-    users().into_iter().for_each(|u| spawn("sequence", u));
+    users().into_iter().for_each(|u| spawn("sequence", u, None));
 }
 
 #[test]
 fn hostile_programs_meet_their_headers_in_a_batch() {
-    users().into_iter().for_each(|u| spawn("batch", u));
+    users().into_iter().for_each(|u| spawn("batch", u, None));
+}
+
+/// Each in a fresh slot would take minutes; in a sequence each finds what the one before left.
+#[test]
+fn hostile_programs_do_no_harm_without_namespaces() {
+    for user in users() {
+        if slot::landlock::abi() > 0 {
+            spawn("sequence", user, Some(Tier::C));
+        }
+        spawn("sequence", user, Some(Tier::D));
+    }
 }
 
 /// What the child process does. Ignored, because without the canaries of [`spawn`] it means nothing.
@@ -100,8 +114,10 @@ fn campaign_in_this_process() {
     let held = canaries::hold();
     let start = |slots| {
         // An ordinary user may not read the tester's own interpreter, but always the system's.
-        let python = if nix::unistd::geteuid().is_root() { "python3" } else { "/usr/bin/python3" };
-        let config = Config { slots, python: python.into(), ..Config::default() };
+        let config = Config { slots, ..Config::default() };
+        let named = nix::unistd::geteuid().is_root() && config.tier_max > Tier::C;
+        let python = if named { "python3" } else { "/usr/bin/python3" };
+        let config = Config { python: python.into(), ..config };
         let sandbox = Sandbox::start(config).expect("a sandbox");
         // Without it the exec lane would be tested in its place, and nobody would notice.
         sandbox.warm_python().expect("a warm interpreter");

@@ -30,7 +30,8 @@ fn find(_: &Config) -> Result<Toolchain, String> {
         binds,
         compile: None,
         run: vec![inside, "/prog/main.js".to_owned()],
-        env: vec!["UV_USE_IO_URING=0".to_owned()],
+        // The configuration of OpenSSL is not there in a slot, and must not be forbidden either (tier C).
+        env: ["UV_USE_IO_URING=0", "OPENSSL_CONF=/dev/null"].map(str::to_owned).to_vec(),
         version: format!("node {version}"),
     })
 }

@@ -3,7 +3,7 @@
 pub mod canaries;
 
 use canaries::Held;
-use sandbox::{Call, Job, JobResult, Limits, Mode, Sandbox, StdioTest, Value, Verdict};
+use sandbox::{Call, Job, JobResult, Limits, Mode, Sandbox, StdioTest, Tier, Value, Verdict};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -123,9 +123,14 @@ impl Program {
     }
 }
 
+/// Looks for its own source, which is not to be seen in tier D.
+const OWN_FILE: &str = "honest_main_module";
+
 /// What goes through a whole campaign.
 pub struct Campaign<'a> {
     held: &'a Held,
+    /// Tiers C and D, where much of what programs do is refused: see [`refused_here`].
+    outside: bool,
     programs: usize,
     runs: usize,
     failures: Vec<String>,
@@ -134,7 +139,7 @@ pub struct Campaign<'a> {
 
 impl<'a> Campaign<'a> {
     pub fn new(held: &'a Held) -> Self {
-        Self { held, programs: 0, runs: 0, failures: Vec::new(), latest_ms: 0.0 }
+        Self { held, outside: false, programs: 0, runs: 0, failures: Vec::new(), latest_ms: 0.0 }
     }
 
     /// Fails when any program did not meet its header.
@@ -184,7 +189,8 @@ impl<'a> Campaign<'a> {
         let word = outcome(p, r);
         let wanted = p.words("expect");
         let safe = wanted.contains(&"SAFE") && r.verdict != Verdict::Unscored;
-        if !safe && !wanted.contains(&word) {
+        let refused = self.outside && refused_here(word, r);
+        if !safe && !refused && !wanted.contains(&word) {
             wrong.push(format!("{word} ({:?}, {:?}), expected {}", r.verdict, r.reason, wanted.join(" or ")));
         }
         if p.words("needs").contains(&"expected-token") && r.verdict == Verdict::Pass {
@@ -195,7 +201,7 @@ impl<'a> Campaign<'a> {
         {
             let wanted =
                 p.json_text("stdout").map(String::into_bytes).or_else(|| p.get("stdout-hex").map(unhex));
-            if wanted.is_some_and(|w| w != t.stdout.0) {
+            if wanted.is_some_and(|w| w != t.stdout.0) && !(self.outside && p.name == OWN_FILE) {
                 wrong.push(format!("stdout {:?}", t.stdout));
             }
             if p.get("stdout-sha256").is_some_and(|w| w != record::key::sha256_hex(&t.stdout)) {
@@ -218,6 +224,14 @@ fn unhex(text: &str) -> Vec<u8> {
     (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).expect("hex")).collect()
 }
 
+/// Whether a program failed for what it may not do outside of namespaces, where a root of its own would have had it: a
+/// path or a call was refused, or nobody can say what it would have done. That is no verdict against it, and never for it.
+fn refused_here(word: &str, r: &JobResult) -> bool {
+    let stderr = r.tests.first().map(|t| t.stderr.lossy().into_owned()).unwrap_or_default();
+    word == "unscored" || (word == "RE" && stderr.contains("PermissionError"))
+        || (word == "OLE" && r.tests.iter().all(|t| !t.truncated)) // files beyond the scratch space
+}
+
 /// The verdict in the words of the headers.
 fn outcome(p: &Program, r: &JobResult) -> &'static str {
     let stdio = p.get("mode").unwrap_or("stdio") == "stdio";
@@ -236,6 +250,7 @@ fn outcome(p: &Program, r: &JobResult) -> &'static str {
 
 /// Runs programs as one batch, each as often as it says, with an honest and a wrong program behind every run.
 pub fn check(sandbox: &Sandbox, programs: &[Program], campaign: &mut Campaign<'_>) {
+    campaign.outside = sandbox.tier() <= Tier::C;
     let mut jobs = Vec::new();
     let mut owners = Vec::new();
     for p in programs {
