@@ -115,7 +115,10 @@ fn program(isolation: Isolation, abi: u32, compiler: bool) -> Vec<sock_filter> {
         all(&[libc::SYS_newfstatat], Rule::WithoutBits { argument: 3, bits: AT_EMPTY_PATH, answer: EPERM });
         all(&[libc::SYS_statx], Rule::WithoutBits { argument: 2, bits: AT_EMPTY_PATH, answer: EPERM });
     }
-    all(&[libc::SYS_kill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo], ONLY_SELF);
+    all(
+        &[libc::SYS_kill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo],
+        ONLY_SELF,
+    );
     all(&[libc::SYS_tkill, libc::SYS_pidfd_send_signal, libc::SYS_pidfd_open], Rule::Answer(EPERM));
     all(&[libc::SYS_prlimit64, libc::SYS_sched_setaffinity], SELF_OR_ZERO);
     all(&[libc::SYS_fcntl], Rule::RefuseValues { argument: 1, values: OF_OTHERS });
@@ -128,8 +131,7 @@ fn program(isolation: Isolation, abi: u32, compiler: bool) -> Vec<sock_filter> {
     all(&[libc::SYS_openat2], Rule::Answer(ENOSYS));
     if isolation == Isolation::Landlock && abi < 3 {
         // Before ABI 3 Landlock does not see that a file which is opened for reading can be cut to nothing by that.
-        let cutting =
-            |argument| Rule::RefuseMasked { argument, mask: O_TRUNC | O_ACCMODE, value: O_TRUNC };
+        let cutting = |argument| Rule::RefuseMasked { argument, mask: O_TRUNC | O_ACCMODE, value: O_TRUNC };
         all(&[libc::SYS_openat], cutting(2));
         all(OPEN_HERE, cutting(1));
         all(&[libc::SYS_truncate], Rule::Answer(EPERM));
@@ -250,7 +252,8 @@ mod tests {
 
     #[test]
     fn signals_and_limits_are_for_the_program_itself() {
-        for call in [libc::SYS_kill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo] {
+        for call in [libc::SYS_kill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo]
+        {
             assert_eq!(landlocked(call, [OWN, 0, 0, 0]), ALLOW);
             for other in [0, 1, OWN + 1, OWN.wrapping_neg(), u32::MAX] {
                 assert_eq!(landlocked(call, [other, 0, 0, 0]), EPERM, "call {call} for {other}");

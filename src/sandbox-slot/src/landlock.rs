@@ -153,7 +153,9 @@ pub const DEVICES: [&str; 4] = ["/dev/null", "/dev/zero", "/dev/random", "/dev/u
 pub fn outside(visible: &[&str], scratch: &[OwnedFd], prog: &OwnedFd) -> Result<Outside> {
     let abi = abi();
     if abi == 0 {
-        return Err(SlotError("this kernel has no Landlock, or it is switched off (the boot parameter `lsm=`)".into()));
+        return Err(SlotError(
+            "this kernel has no Landlock, or it is switched off (the boot parameter `lsm=`)".into(),
+        ));
     }
     let (process_one, attr) = ruleset(abi)?;
     let (programs, _) = ruleset(abi)?;

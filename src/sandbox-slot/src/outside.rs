@@ -43,6 +43,22 @@ pub fn set_root(root: &str) -> Result<()> {
     Ok(())
 }
 
+/// A word of a command: `/prog`, `/work`, `/tmp`, and what is in them, lie in the slot's directory.
+#[must_use]
+pub fn rooted(word: &[u8], root: &str) -> Vec<u8> {
+    let inside = ["/prog", "/work", "/tmp"].iter().any(|dir| {
+        word.strip_prefix(dir.as_bytes()).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    });
+    if inside { [root.as_bytes(), word].concat() } else { word.to_vec() }
+}
+
+/// The same for the value of a variable of the environment.
+#[must_use]
+pub fn rooted_variable(variable: &[u8], root: &str) -> Vec<u8> {
+    let value = variable.iter().position(|b| *b == b'=').map_or(0, |at| at + 1);
+    [&variable[..value], &rooted(&variable[value..], root)].concat()
+}
+
 /// A slot's directory, as its keeper holds it. Dropping it removes it with all that is in it.
 pub struct Place {
     path: PathBuf,

@@ -142,6 +142,7 @@ fn become_interpreter(
     };
     let mut env = setup.zygote_env.clone();
     if !hello.root.is_empty() {
+        env.iter_mut().for_each(|v| *v = outside::rooted_variable(v, &hello.root));
         env.push(format!("{ROOT}={}", hello.root).into_bytes());
     }
     let (Ok(mut argv), Ok(env)) = (strings(&setup.zygote_argv), strings(&env)) else {

@@ -32,11 +32,12 @@ fn run() -> impl Strategy<Value = Run> {
         stack: l[7],
     });
     let fetch = proptest::collection::vec(".{0,12}", 0..3);
-    (how, limits, any::<bool>(), any::<u64>(), files(), files(), fetch, any::<u64>()).prop_map(
-        |(how, limits, channel, program, program_files, work_files, fetch, fetch_max)| Run {
+    (how, limits, any::<[bool; 2]>(), any::<u64>(), files(), files(), fetch, any::<u64>()).prop_map(
+        |(how, limits, [channel, spawns], program, program_files, work_files, fetch, fetch_max)| Run {
             how,
             limits,
             channel,
+            spawns,
             program,
             program_files,
             work_files,

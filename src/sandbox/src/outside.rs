@@ -16,7 +16,8 @@ pub(crate) fn directory(config: &Config) -> Result<PathBuf, String> {
     if let Some(dir) = &config.directory {
         return usable(dir.clone());
     }
-    let places = [Some("/dev/shm".into()), std::env::var_os("TMPDIR").map(PathBuf::from), Some("/tmp".into())];
+    let places =
+        [Some("/dev/shm".into()), std::env::var_os("TMPDIR").map(PathBuf::from), Some("/tmp".into())];
     let mut why = Vec::new();
     for place in places.into_iter().flatten() {
         match usable(place) {
@@ -70,23 +71,9 @@ pub(crate) fn rooted<'a>(how: &'a How, root: &str) -> Cow<'a, How> {
         return Cow::Borrowed(how);
     }
     Cow::Owned(How::Exec {
-        argv: argv.iter().map(|a| under(a, b"", root)).collect(),
-        env: env
-            .iter()
-            .map(|e| {
-                let name = e.iter().position(|b| *b == b'=').map_or(0, |at| at + 1);
-                under(&e[name..], &e[..name], root)
-            })
-            .collect(),
+        argv: argv.iter().map(|word| slot::outside::rooted(word, root)).collect(),
+        env: env.iter().map(|variable| slot::outside::rooted_variable(variable, root)).collect(),
     })
-}
-
-fn under(word: &[u8], before: &[u8], root: &str) -> Vec<u8> {
-    let inside = ["/prog", "/work", "/tmp"].iter().any(|dir| {
-        word.strip_prefix(dir.as_bytes()).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
-    });
-    let root = if inside { root } else { "" };
-    [before, root.as_bytes(), word].concat()
 }
 
 #[cfg(test)]
@@ -115,7 +102,9 @@ mod tests {
         let of = Toolchain {
             binds: vec![bind],
             compile: None,
-            run: ["/opt/python/bin/python3", "-s", "/prog/main.py", "/opt/pythonic"].map(str::to_owned).to_vec(),
+            run: ["/opt/python/bin/python3", "-s", "/prog/main.py", "/opt/pythonic"]
+                .map(str::to_owned)
+                .to_vec(),
             env: vec!["LD_LIBRARY_PATH=/opt/python/lib".to_owned()],
             version: String::new(),
         };

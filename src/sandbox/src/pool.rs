@@ -47,6 +47,8 @@ pub struct Sandbox {
     toolchains: Toolchains,
     hello: Hello,
     tier: Tier,
+    /// What better isolation was tried before this one, and why there is none of it.
+    refused: Vec<String>,
     /// Where slots get their control groups, or why they get none.
     groups: Result<Arc<Groups>, String>,
     /// The warm interpreter's version, or why there is none.
@@ -86,7 +88,7 @@ impl Sandbox {
             less => Err(format!("no more than tier {less} is asked for")),
         };
         let share = |i: usize| Share { cpu: cpu(i), groups: groups.as_ref().ok().cloned() };
-        let Built { toolchains, bare, setup, first, warm } = build(&config, &toolchains, &share(0))?;
+        let Built { toolchains, bare, setup, first, warm, refused } = build(&config, &toolchains, &share(0))?;
         let hello = first.hello.clone();
         let (tier, why) = tier_of(&hello, config.net, groups.as_ref().err());
         if tier < config.tier_min {
@@ -106,6 +108,7 @@ impl Sandbox {
             toolchains,
             hello,
             tier,
+            refused,
             groups,
             warm,
             specials,
@@ -185,6 +188,12 @@ impl Sandbox {
     /// Why not.
     pub fn control_groups(&self) -> Result<String, &str> {
         self.groups.as_ref().map(|g| g.describe()).map_err(String::as_str)
+    }
+
+    /// Better isolation that was tried and cannot be had here, with the reason of each.
+    #[must_use]
+    pub fn refused(&self) -> &[String] {
+        &self.refused
     }
 
     /// What the first slot said of itself.
@@ -412,11 +421,13 @@ struct Built {
     first: SlotHandle,
     /// The warm interpreter's version or why there is none.
     warm: Result<String, String>,
+    /// See [`Sandbox::refused`].
+    refused: Vec<String>,
 }
 
 /// The strongest slot that can be had, of what the policy allows.
 fn build(config: &Config, toolchains: &Toolchains, share: &Share) -> Result<Built, SandboxError> {
-    let mut why = Vec::new();
+    let mut refused = Vec::new();
     for isolation in [Isolation::Namespaces, Isolation::Landlock, Isolation::Filter] {
         let (most, name) = match isolation {
             Isolation::Namespaces => (Tier::A, "with namespaces"),
@@ -428,16 +439,15 @@ fn build(config: &Config, toolchains: &Toolchains, share: &Share) -> Result<Buil
             continue;
         }
         match first_slot(config, toolchains, isolation, share) {
-            Ok(built) => return Ok(built),
-            Err(SandboxError::Slot(e)) => why.push((name, e)),
+            Ok(built) => return Ok(Built { refused, ..built }),
+            Err(SandboxError::Slot(e)) => refused.push(format!("{name}: {e}")),
             Err(e) => return Err(e),
         }
     }
-    Err(SandboxError::Slot(match why.as_slice() {
-        [] => format!("tier_min {} is above tier_max {}", config.tier_min, config.tier_max),
-        [(_, e)] => e.clone(),
-        several => several.iter().map(|(name, e)| format!("{name}: {e}")).collect::<Vec<_>>().join("; "),
-    }))
+    if refused.is_empty() {
+        refused.push(format!("tier_min {} is above tier_max {}", config.tier_min, config.tier_max));
+    }
+    Err(SandboxError::Slot(refused.join("; ")))
 }
 
 /// The first slot, with a warm interpreter if it can be had: without one Python runs are slower, not less safe. Outside of
@@ -470,8 +480,9 @@ fn first_slot(
             match SlotHandle::start(&setup, config.runs_per_slot, share) {
                 Ok(first) => {
                     let warm = Ok(t.version.clone());
-                    return Ok(Built { toolchains, bare, setup, first, warm });
+                    return Ok(Built { toolchains, bare, setup, first, warm, refused: Vec::new() });
                 }
+                Err(SandboxError::Slot(e)) => Err(e),
                 Err(e) => Err(e.to_string()),
             }
         }
@@ -481,7 +492,7 @@ fn first_slot(
     }
     let setup = Arc::new(bare.clone());
     let first = SlotHandle::start(&setup, config.runs_per_slot, share)?;
-    Ok(Built { toolchains, bare, setup, first, warm })
+    Ok(Built { toolchains, bare, setup, first, warm, refused: Vec::new() })
 }
 
 /// Whether two slots promise the same. Each has a directory of its own where it has no root of its own.

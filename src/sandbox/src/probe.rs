@@ -3,6 +3,7 @@
 use crate::config::{Config, Tier};
 use crate::pool::Sandbox;
 use serde::Serialize;
+use slot::wire::Isolation;
 
 /// What a sandbox would be here.
 #[derive(Debug, Clone, Serialize)]
@@ -24,8 +25,35 @@ pub fn probe(config: &Config) -> Probe {
         Err(e) => return Probe { tier: None, facts: vec![e.to_string()], languages: Vec::new() },
     };
     let hello = sandbox.hello();
-    let fact = |holds: bool, yes: &str, no: &str| if holds { yes.to_owned() } else { no.to_owned() };
-    let facts = vec![
+    let mut facts = match hello.isolation {
+        Isolation::Namespaces => of_namespaces(&sandbox),
+        outside => of_outside(&sandbox, outside),
+    };
+    facts.push(match sandbox.warm_python() {
+        Ok(version) => format!("Python runs are forks of a warm interpreter ({version})"),
+        Err(why) => format!("Python runs start an interpreter each: {why}"),
+    });
+    for (name, has) in sandbox.profiles() {
+        facts.push(match has {
+            Ok(()) => format!("profile {name}: warm"),
+            Err(why) => format!("profile {name}: {why}"),
+        });
+    }
+    facts.push(match sandbox.compile_cache() {
+        Ok(dir) => format!("compiled programs are kept in {}", dir.display()),
+        Err(why) => format!("every compiled program is compiled anew: {why}"),
+    });
+    let languages = sandbox.languages().into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
+    Probe { tier: Some(sandbox.tier()), facts, languages }
+}
+
+fn fact(holds: bool, yes: &str, no: &str) -> String {
+    if holds { yes.to_owned() } else { no.to_owned() }
+}
+
+fn of_namespaces(sandbox: &Sandbox) -> Vec<String> {
+    let hello = sandbox.hello();
+    vec![
         fact(
             hello.net_namespace,
             "own network namespace",
@@ -50,22 +78,24 @@ pub fn probe(config: &Config) -> Probe {
             "the kernel limits the number of processes of each slot",
             "processes are counted every 5 ms (the kernel counts them per user only)",
         ),
-    ];
-    let mut facts = facts;
-    facts.push(match sandbox.warm_python() {
-        Ok(version) => format!("Python runs are forks of a warm interpreter ({version})"),
-        Err(why) => format!("Python runs start an interpreter each: {why}"),
+    ]
+}
+
+fn of_outside(sandbox: &Sandbox, isolation: Isolation) -> Vec<String> {
+    let tier = sandbox.tier();
+    let mut facts: Vec<_> = sandbox.refused().iter().map(|why| format!("no better tier: {why}")).collect();
+    facts.push(format!(
+        "it has to be allowed: --tier-min {tier}, or BESSEMER_TIER_MIN={tier} in a site's set-up lines"
+    ));
+    facts.push(
+        "programs start no process, and get no signal to anybody else's; one that tries is unscored".into(),
+    );
+    facts.push(match isolation {
+        Isolation::Filter => "programs open no file; modules have to be of those that are imported beforehand".into(),
+        _ => format!(
+            "Landlock (ABI {}) is the lock on files: what a program may not open it can still see the size of",
+            sandbox.hello().landlock
+        ),
     });
-    for (name, has) in sandbox.profiles() {
-        facts.push(match has {
-            Ok(()) => format!("profile {name}: warm"),
-            Err(why) => format!("profile {name}: {why}"),
-        });
-    }
-    facts.push(match sandbox.compile_cache() {
-        Ok(dir) => format!("compiled programs are kept in {}", dir.display()),
-        Err(why) => format!("every compiled program is compiled anew: {why}"),
-    });
-    let languages = sandbox.languages().into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
-    Probe { tier: Some(sandbox.tier()), facts, languages }
+    facts
 }

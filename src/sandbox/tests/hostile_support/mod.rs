@@ -228,7 +228,8 @@ fn unhex(text: &str) -> Vec<u8> {
 /// path or a call was refused, or nobody can say what it would have done. That is no verdict against it, and never for it.
 fn refused_here(word: &str, r: &JobResult) -> bool {
     let stderr = r.tests.first().map(|t| t.stderr.lossy().into_owned()).unwrap_or_default();
-    word == "unscored" || (word == "RE" && stderr.contains("PermissionError"))
+    word == "unscored"
+        || (word == "RE" && stderr.contains("PermissionError"))
         || (word == "OLE" && r.tests.iter().all(|t| !t.truncated)) // files beyond the scratch space
 }
 

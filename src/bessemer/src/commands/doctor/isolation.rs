@@ -10,13 +10,17 @@ pub fn findings() -> [Finding; 2] {
 
 fn isolation(probe: &Probe) -> Finding {
     let text = |tier: &str| format!("tier {tier}: {}", probe.facts.join("; "));
-    // the default policy accepts B- and better, so below that programs stay unscored
     let how = "unprivileged user namespaces are needed: `sysctl user.max_user_namespaces` above 0, \
                `kernel.unprivileged_userns_clone=1` (Debian), `kernel.apparmor_restrict_unprivileged_userns=0` (Ubuntu); in a \
-               container: do not drop unshare and mount from its seccomp profile. Until then answers stay unscored";
+               container: do not drop unshare and mount from its seccomp profile. Until then answers stay unscored, unless a \
+               weaker tier is accepted (BESSEMER_TIER_MIN=C or D)";
+    let weaker = "accepted by BESSEMER_TIER_MIN. Programs that need processes, or files of the machine, stay unscored; \
+                  docs/SANDBOX.md says what else a weaker tier does not hold";
+    let accepted = Config::default().tier_min;
     match probe.tier {
         None => Finding::bad("sandbox", probe.facts.join("; "), how),
-        Some(t @ (Tier::D | Tier::C)) => Finding::bad("sandbox", text(&t.to_string()), how),
+        Some(t) if t < accepted => Finding::bad("sandbox", text(&t.to_string()), how),
+        Some(t @ (Tier::D | Tier::C)) => Finding::warn("sandbox", text(&t.to_string()), weaker),
         Some(t) => Finding::ok("sandbox", text(&t.to_string())),
     }
     .facts(probe)
