@@ -5,12 +5,15 @@
 //! process runs a program as `__main__` ([`script`]) or calls `child(kind)`, which never returns either. [`pages`] makes
 //! the forks cheap.
 
+mod around;
 mod heap;
 mod pages;
 mod python;
 mod sample;
 mod script;
+mod worth;
 
+use around::Around;
 use script::Tools;
 use slot::limits::Rlimit;
 use slot::spawn::{ExecSpawner, Spawner, prepare_child};
@@ -49,6 +52,8 @@ struct ZygoteSpawner {
     tools: Tools,
     /// Shared with a child until it is ready: what went wrong before.
     error: *mut AtomicI32,
+    /// What is left to tidy up in our memory.
+    around: Option<Around>,
     fork: unsafe extern "C" fn() -> libc::pid_t,
 }
 
@@ -93,6 +98,9 @@ impl Spawner for ZygoteSpawner {
             How::Python { kind } => Task::Kind(*kind),
             How::Tests { count } => Task::Tests(usize::from(*count)),
         };
+        if let Some(around) = &mut self.around {
+            around.step();
+        }
         // SAFETY: the page lives as long as the process.
         let error = unsafe { &*self.error };
         error.store(0, Ordering::Relaxed);
@@ -145,10 +153,11 @@ impl ZygoteSpawner {
 fn serve(hello: &[u8], tools: Tools) -> Result<()> {
     let mut hello = Hello::decode(hello).map_err(|e| SlotError(e.to_string()))?;
     hello.interpreter = python::version();
-    let spawner = Box::new(ZygoteSpawner {
+    let mut spawner = Box::new(ZygoteSpawner {
         exec: ExecSpawner::default(),
         tools,
         error: shared_page()?,
+        around: None,
         fork: plain_fork(),
     });
     let tools = &spawner.tools;
@@ -164,6 +173,7 @@ fn serve(hello: &[u8], tools: Tools) -> Result<()> {
         && pages::snapshot().is_ok()
     {
         pages::heat(learnt);
+        spawner.around = Around::new().ok();
     }
     slot::serve::serve_inherited(&hello, spawner)
 }
