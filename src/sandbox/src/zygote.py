@@ -5,7 +5,7 @@ import sys
 import bisect, collections, copy, functools, heapq, io, itertools, json, linecache, marshal, math, operator, os, random
 import re, string, threading, traceback, types, typing, warnings
 import _io, _thread, atexit, builtins, contextlib, datetime, gc, importlib, inspect, unittest
-import bessemer_child
+import bessemer_child, bessemer_warm
 
 MAIN = '/prog/main.py'
 
@@ -125,10 +125,9 @@ def check():
 
 
 def warm_up():
-    """Takes the paths that every run takes, so that their caches are filled before the first fork."""
-    source = b"import sys\ndef f(n):\n    return [i * i for i in range(n)]\nclass C:\n    pass\nx = sum(f(3)) + len('%s' % C())\n"
-    exec(compile(source, MAIN, 'exec', dont_inherit=True), {'__name__': 'warm'})
-    ' '.join(map(str, sorted('3 1 2'.split(), key=int)))
+    """Takes the paths that runs take, so that their caches are filled before the first fork."""
+    bessemer_warm.programs(new_main, MAIN)
+    bessemer_warm.conversations(bessemer_child)
 
 
 SAMPLE = b'def f(a):\n    return a + 1\n'
@@ -173,11 +172,11 @@ def ready():
     sys.path.remove('/.zygote')
     os.environ.pop('LD_BIND_NOW', None)  # meant for this process only
     hello = bytes.fromhex(sys.argv[-1])
-    for name in ('bessemer_zygote', 'bessemer_child', __name__):
-        sys.modules.pop(name, None)
     warm_up()
     space = new_main()
     gc.collect()
+    for name in ('bessemer_zygote', 'bessemer_child', 'bessemer_warm', __name__):
+        sys.modules.pop(name, None)
     gc.freeze()
     out, err = sys.stdout, sys.stderr
     thread_handlers = getattr(threading, '_threading_atexits', [])
