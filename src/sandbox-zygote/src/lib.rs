@@ -2,7 +2,7 @@
 //!
 //! A run is a fork of it. Only the stable ABI is used ([`python`]), so one build serves CPython 3.8 and later. The
 //! module's one function, `serve(hello, tools)`, never returns: it ends the process when the supervisor is gone. A forked
-//! process runs a program as `__main__` ([`script`]) or calls `child(kind)`, which never returns either. [`pages`] makes
+//! process runs a program as `__main__` ([`script`]) or calls `child(kind, source)`, which never returns either. [`pages`] makes
 //! the forks cheap.
 
 mod around;
@@ -140,7 +140,7 @@ impl ZygoteSpawner {
                 if kind == KIND_MAIN {
                     script::main_program(&self.tools);
                 }
-                python::call_with_number(self.tools.child, kind);
+                script::other(&self.tools, kind);
             }
         }
         // The Python side ends the process itself; an exception that got this far has been printed.

@@ -10,13 +10,15 @@ import bessemer_child, bessemer_warm
 MAIN = '/prog/main.py'
 
 
-def child(kind):
+def child(kind, source):
+    """A run of this kind; source is None where the extension module has not read it."""
     if kind == 0:
         script()
     elif kind == 4:
         check()
-    with open(MAIN, 'rb') as f:
-        source = f.read()
+    if source is None:
+        with open(MAIN, 'rb') as f:
+            source = f.read()
     sys.argv[:] = [MAIN]
     bessemer_child.start(('', 'calls', 'tests', 'script', '', 'pytest')[kind], source)
 
@@ -173,10 +175,10 @@ def ready():
     os.environ.pop('LD_BIND_NOW', None)  # meant for this process only
     hello = bytes.fromhex(sys.argv[-1])
     warm_up()
-    space = new_main()
-    gc.collect()
     for name in ('bessemer_zygote', 'bessemer_child', 'bessemer_warm', __name__):
         sys.modules.pop(name, None)
+    space = new_main()
+    gc.collect()
     gc.freeze()
     out, err = sys.stdout, sys.stderr
     thread_handlers = getattr(threading, '_threading_atexits', [])
