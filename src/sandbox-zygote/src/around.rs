@@ -1,17 +1,18 @@
 //! What the kernel has mapped around what process 1 reads.
 //!
 //! A fault on a page of a file maps the sixteen pages around it, and a fork copies an entry for each. Process 1 takes such
-//! faults on its first runs, after all else has been learnt. So after these everything of files is forgotten; what it
-//! had read is watched page by page for two runs more, and what it used of it becomes ordinary memory ([`crate::pages`]).
+//! faults on its runs, after all else has been learnt. So after some everything of files is forgotten; what it had read
+//! is watched page by page for two runs more, and what it used of it becomes ordinary memory ([`crate::pages`]).
 
 use crate::pages::{PAGE, Region, fill_in, forget, of_a_file, regions};
 use slot::{Context, Result};
 use std::fs::File;
 
-/// The runs before which something is done: after two as they come, two that are watched, and one more.
-const FORGET: u32 = 3;
-const KEEP: u32 = 5;
-const AGAIN: u32 = 6;
+/// The runs before which something is done: after a hundred as they come, two that are watched, and one more. It costs as
+/// much as it saves in some 350 runs, so a slot that is to do a few never pays.
+const FORGET: u32 = 101;
+const KEEP: u32 = 103;
+const AGAIN: u32 = 104;
 /// Each page of these is a mapping of its own while it is watched, which a fork has to copy.
 const PAGES_MAX: usize = 5000;
 
