@@ -9,34 +9,41 @@ use std::time::{Duration, Instant};
 
 /// How long to look.
 const LOOK: Duration = Duration::from_micros(15);
-/// After a look for nothing, this many waits sleep at once, and twice as many after the next, up to the last number.
+/// Looks for nothing, one after the other, that prove nothing yet: the first answers of a process take long.
+const PATIENCE: u32 = 3;
+/// After one more this many waits sleep at once, and twice as many after the next, up to the last number.
 const REST: u32 = 8;
 const REST_MAX: u32 = 1024;
 
 thread_local! {
-    /// Waits that still sleep at once, and how many did after the last look for nothing.
-    static RESTING: Cell<(u32, u32)> = const { Cell::new((0, 0)) };
+    /// Looks for nothing since one has helped, and waits that still sleep at once.
+    static STATE: Cell<(u32, u32)> = const { Cell::new((0, 0)) };
 }
 
 /// Looks for something for a moment, unless that has not helped lately.
 pub fn soon<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
-    let (left, rest) = RESTING.get();
-    if left > 0 {
-        RESTING.set((left - 1, rest));
+    let (misses, resting) = STATE.get();
+    if resting > 0 {
+        STATE.set((misses, resting - 1));
         return None;
     }
     let start = Instant::now();
     loop {
         if let Some(found) = look() {
-            RESTING.set((0, 0));
+            STATE.set((0, 0));
             return Some(found);
         }
         if start.elapsed() >= LOOK {
-            let rest = (rest * 2).clamp(REST, REST_MAX);
-            RESTING.set((rest, rest));
+            let misses = misses.saturating_add(1);
+            let rest = match misses.checked_sub(PATIENCE) {
+                None | Some(0) => 0,
+                Some(n) => (REST << (n - 1).min(16)).min(REST_MAX),
+            };
+            STATE.set((misses, rest));
             return None;
         }
-        std::hint::spin_loop();
+        // SAFETY: no arguments. Where both share a CPU, the other one may have it.
+        unsafe { libc::sched_yield() };
     }
 }
 
@@ -58,10 +65,12 @@ mod tests {
     }
 
     #[test]
-    fn after_a_look_for_nothing_the_next_waits_do_not_look() {
+    fn after_looks_for_nothing_the_next_waits_do_not_look() {
         let mut looks = 0;
-        assert_eq!(soon(|| None::<()>), None);
-        for _ in 0..8 {
+        for _ in 0..=super::PATIENCE {
+            assert_eq!(soon(|| None::<()>), None);
+        }
+        for _ in 0..super::REST {
             let none = soon(|| {
                 looks += 1;
                 None::<()>
@@ -70,5 +79,13 @@ mod tests {
         }
         assert_eq!(looks, 0);
         assert_eq!(soon(|| Some(1)), Some(1));
+    }
+
+    #[test]
+    fn a_look_for_nothing_among_others_that_helped_changes_nothing() {
+        for _ in 0..4 * super::PATIENCE {
+            assert_eq!(soon(|| None::<()>), None);
+            assert_eq!(soon(|| Some(1)), Some(1));
+        }
     }
 }

@@ -70,17 +70,25 @@ pub fn child_signal() -> Option<OwnedFd> {
     }
 }
 
-/// Waits for the end of a child, a word of the supervisor, or the time.
-fn wait_either(signal: &OwnedFd, socket: RawFd, timeout: Duration) {
+/// Waits for the end of a child, a word of the supervisor, or the time; true when the supervisor has said something or is
+/// gone. The word itself is read after the report.
+fn wait_either(signal: &OwnedFd, socket: RawFd, timeout: Duration) -> bool {
     let wish = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     let mut fds = [wish(signal.as_raw_fd()), wish(socket)];
     let ms = i32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
-    let mut taken = [0_u8; size_of::<libc::signalfd_siginfo>()];
-    // SAFETY: array and buffer live on our stack. Any result is fine: the caller looks itself.
-    unsafe {
-        libc::poll(fds.as_mut_ptr(), 2, ms);
-        libc::read(signal.as_raw_fd(), taken.as_mut_ptr().cast(), taken.len());
+    // SAFETY: the array lives on our stack. Any result is fine: the caller looks for children itself.
+    unsafe { libc::poll(fds.as_mut_ptr(), 2, ms) };
+    if fds[0].revents != 0 {
+        take_signal(signal);
     }
+    fds[1].revents != 0
+}
+
+/// Takes a SIGCHLD, if there is one: what stays pending would end the next wait at once.
+fn take_signal(signal: &OwnedFd) {
+    let mut taken = [0_u8; size_of::<libc::signalfd_siginfo>()];
+    // SAFETY: the buffer lives on our stack; the descriptor does not block.
+    unsafe { libc::read(signal.as_raw_fd(), taken.as_mut_ptr().cast(), taken.len()) };
 }
 
 fn wait_sigchld(timeout: Duration) {
@@ -175,8 +183,7 @@ pub fn run(main: libc::pid_t, started: Instant, limits: &RunLimits, watch: &Watc
             let left = deadline.min(next_look) - now;
             match watch.child_signal {
                 Some(signal) => {
-                    wait_either(signal, watch.socket, left);
-                    if told_to_stop(watch.socket) {
+                    if wait_either(signal, watch.socket, left) {
                         killed = Some(End::Wall);
                     }
                 }
@@ -201,6 +208,7 @@ pub fn run(main: libc::pid_t, started: Instant, limits: &RunLimits, watch: &Watc
             }
         }
     }
+    watch.child_signal.map(take_signal);
     let leftovers = reaper.others - before;
     let end = killed.unwrap_or_else(|| natural_end(&reaper, limits, watch));
     Seen { end, wall, cpu_us: reaper.cpu_us, peak_kb: reaper.peak_kb.max(peak_sum_kb), leftovers }

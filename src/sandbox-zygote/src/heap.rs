@@ -21,6 +21,9 @@ const LARGEST: usize = 512;
 const POOL: usize = 16 * 1024;
 /// A block in the first bytes of its pool, behind the pool's header, is the first of the pool.
 const HEADER_MAX: usize = 64;
+/// malloc keeps up to seven freed blocks of each size up to this for the next request (more in newer versions).
+const KEPT_MAX: usize = 1032;
+const KEPT: usize = 32;
 /// A guard against an allocator that is not the one we know.
 const MOST: usize = 20_000;
 
@@ -83,6 +86,17 @@ pub fn fill_malloc() {
             if p as usize + PAGE >= before || taken > MOST {
                 libc::free(p);
                 size -= (size / 8).next_multiple_of(16).max(16).min(size);
+            }
+        }
+        // Blocks that wait in lists of one exact size each.
+        for size in (24..=KEPT_MAX).step_by(16) {
+            for _ in 0..KEPT {
+                let before = end();
+                let p = libc::malloc(size);
+                if p as usize + PAGE >= before {
+                    libc::free(p);
+                    break;
+                }
             }
         }
     }

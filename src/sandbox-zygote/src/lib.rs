@@ -2,15 +2,18 @@
 //!
 //! A run is a fork of it. Only the stable ABI is used ([`python`]), so one build serves CPython 3.8 and later. The
 //! module's one function, `serve(hello, tools)`, never returns: it ends the process when the supervisor is gone. A forked
-//! process runs a program as `__main__` ([`script`]) or calls `child(kind)`, which never returns either. [`pages`] makes
+//! process runs a program as `__main__` ([`script`]) or calls `child(kind, source)`, which never returns either. [`pages`] makes
 //! the forks cheap.
 
+mod around;
 mod heap;
 mod pages;
 mod python;
 mod sample;
 mod script;
+mod worth;
 
+use around::Around;
 use script::Tools;
 use slot::limits::Rlimit;
 use slot::spawn::{ExecSpawner, Spawner, prepare_child};
@@ -49,6 +52,8 @@ struct ZygoteSpawner {
     tools: Tools,
     /// Shared with a child until it is ready: what went wrong before.
     error: *mut AtomicI32,
+    /// What is left to tidy up in our memory.
+    around: Option<Around>,
     fork: unsafe extern "C" fn() -> libc::pid_t,
 }
 
@@ -93,6 +98,9 @@ impl Spawner for ZygoteSpawner {
             How::Python { kind } => Task::Kind(*kind),
             How::Tests { count } => Task::Tests(usize::from(*count)),
         };
+        if let Some(around) = &mut self.around {
+            around.step();
+        }
         // SAFETY: the page lives as long as the process.
         let error = unsafe { &*self.error };
         error.store(0, Ordering::Relaxed);
@@ -135,7 +143,7 @@ impl ZygoteSpawner {
                 if kind == KIND_MAIN {
                     script::main_program(&self.tools);
                 }
-                python::call_with_number(self.tools.child, kind);
+                script::other(&self.tools, kind);
             }
         }
         // The Python side ends the process itself; an exception that got this far has been printed.
@@ -152,10 +160,11 @@ fn serve(hello: &[u8], tools: Tools) -> Result<()> {
         slot::outside::set_root(&hello.root)?;
         script::set_root(&hello.root)?;
     }
-    let spawner = Box::new(ZygoteSpawner {
+    let mut spawner = Box::new(ZygoteSpawner {
         exec: ExecSpawner::default(),
         tools,
         error: shared_page()?,
+        around: None,
         fork: plain_fork(),
     });
     let tools = &spawner.tools;
@@ -171,6 +180,7 @@ fn serve(hello: &[u8], tools: Tools) -> Result<()> {
         && pages::snapshot().is_ok()
     {
         pages::heat(learnt);
+        spawner.around = Around::new().ok();
     }
     slot::serve::serve_inherited(&hello, spawner)
 }

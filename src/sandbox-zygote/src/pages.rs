@@ -13,27 +13,32 @@
 //! Each is only a matter of speed. Where a kernel refuses one, the others still work.
 
 use crate::sample::GROUPS;
+use crate::worth::worth_a_call;
 use slot::{Context, Result, SlotError};
 use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
-const PAGE: usize = 4096;
+pub const PAGE: usize = 4096;
 const HUGE: usize = 2 << 20;
 
 /// A piece of our address space.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Region {
-    start: usize,
-    end: usize,
+pub struct Region {
+    pub start: usize,
+    pub end: usize,
     /// As in `/proc/self/maps`: `rw-p`.
-    access: String,
+    pub access: String,
     /// A path, `[heap]` and the like, or nothing.
-    name: String,
+    pub name: String,
 }
 
-fn regions() -> Result<Vec<Region>> {
+/// All of it.
+///
+/// # Errors
+/// There is no `/proc`.
+pub fn regions() -> Result<Vec<Region>> {
     let text = fs::read_to_string("/proc/self/maps").context(|| "/proc/self/maps".into())?;
     Ok(text.lines().filter_map(parse).collect())
 }
@@ -236,12 +241,12 @@ enum Use {
 }
 
 impl Region {
-    fn pages(&self) -> usize {
+    pub fn pages(&self) -> usize {
         (self.end - self.start) / PAGE
     }
 
     /// Code and constants of a file.
-    fn is_fixed(&self) -> bool {
+    pub fn is_fixed(&self) -> bool {
         self.name.starts_with('/') && matches!(self.access.as_str(), "r-xp" | "r--p")
     }
 }
@@ -334,7 +339,7 @@ impl Drop for Sheet {
 }
 
 /// Stretches of pages: address and length.
-type Stretches = Vec<(usize, usize)>;
+pub type Stretches = Vec<(usize, usize)>;
 
 /// What sample runs used.
 #[derive(Default)]
@@ -390,10 +395,34 @@ pub fn learn(samples: &[(usize, bool)], mut sample: impl FnMut(usize, &Sheet) ->
     Ok(learnt)
 }
 
-fn fill_in(stretches: &Stretches) {
+/// Makes pages our own, with what they hold.
+pub fn fill_in(stretches: &[(usize, usize)]) {
     for (at, len) in stretches {
         // SAFETY: fills in private pages of ours with what they hold.
         unsafe { libc::madvise(*at as *mut libc::c_void, *len, libc::MADV_POPULATE_WRITE) };
+    }
+}
+
+/// What is mapped there of a file, and has not been written to; nothing where the kernel does not tell.
+pub fn of_a_file(pagemap: &fs::File, start: usize, end: usize) -> Stretches {
+    let mut bytes = vec![0_u8; (end - start) / PAGE * 8];
+    let mut out = Stretches::new();
+    if pagemap.read_exact_at(&mut bytes, (start / PAGE * 8) as u64).is_ok() {
+        let words = bytes.as_chunks::<8>().0.iter().map(|w| u64::from_le_bytes(*w));
+        for (page, word) in (start..end).step_by(PAGE).zip(words) {
+            if word & PRESENT != 0 && word & OF_A_FILE != 0 {
+                add(&mut out, page);
+            }
+        }
+    }
+    out
+}
+
+/// Forgets pages [`of_a_file`]: they are read again when they are needed.
+pub fn forget(stretches: &[(usize, usize)]) {
+    for (at, len) in stretches {
+        // SAFETY: what is dropped are clean pages of a file, mapped privately.
+        unsafe { libc::madvise(*at as *mut libc::c_void, *len, libc::MADV_DONTNEED) };
     }
 }
 
@@ -428,28 +457,16 @@ fn libraries(fixed: Vec<(Region, Stretches)>) -> Vec<Library> {
 fn heat_library(library: &Library) {
     let access = libc::PROT_READ | if library.code { libc::PROT_EXEC } else { 0 };
     let (at, len) = (library.start as *mut libc::c_void, library.end - library.start);
-    // SAFETY: mappings of ours, which hold the bytes that they held; what is dropped are clean pages of a file.
+    // SAFETY: mappings of ours, which hold the bytes that they held.
     unsafe {
         if library.used.is_empty() || libc::mprotect(at, len, access | libc::PROT_WRITE) != 0 {
             return;
         }
         fill_in(&library.used);
         libc::mprotect(at, len, access);
-        let Ok(pagemap) = fs::File::open("/proc/self/pagemap") else { return };
-        let mut words = vec![0_u64; len / PAGE];
-        let into = std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), words.len() * 8);
-        if pagemap.read_exact_at(into, (library.start / PAGE * 8) as u64).is_err() {
-            return;
-        }
-        let mut clean = Stretches::new();
-        for (page, word) in (library.start..library.end).step_by(PAGE).zip(&words) {
-            if word & PRESENT != 0 && word & OF_A_FILE != 0 {
-                add(&mut clean, page);
-            }
-        }
-        for (at, len) in clean {
-            libc::madvise(at as *mut libc::c_void, len, libc::MADV_DONTNEED);
-        }
+    }
+    if let Ok(pagemap) = fs::File::open("/proc/self/pagemap") {
+        forget(&of_a_file(&pagemap, library.start, library.end));
     }
 }
 
@@ -460,7 +477,5 @@ pub fn heat(learnt: Learnt) {
     for library in libraries(learnt.fixed) {
         heat_library(&library);
     }
-    // A call for a single page costs as much as its fault.
-    let worth = learnt.every.map(|hot| hot.into_iter().filter(|(_, len)| *len > PAGE).collect());
-    let _ = HOT.set(worth); // the second time would be a mistake of ours, and harmless
+    let _ = HOT.set(learnt.every.map(|hot| worth_a_call(&hot))); // the second time would be a mistake of ours, and harmless
 }

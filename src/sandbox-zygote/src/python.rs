@@ -114,6 +114,23 @@ pub fn call_with_number(callable: *mut PyObject, n: u32) {
     }
 }
 
+/// Calls `callable(n, bytes)`, or `callable(n, None)`; prints the traceback when it raises.
+pub fn call_with_number_and_bytes(callable: *mut PyObject, n: u32, bytes: Option<&[u8]>) {
+    // SAFETY: as in call_with_number; the bytes are copied; None is never freed.
+    unsafe {
+        let number = PyLong_FromLong(n.into());
+        let bytes = match bytes {
+            Some(b) => PyBytes_FromStringAndSize(b.as_ptr().cast(), isize::try_from(b.len()).unwrap_or(0)),
+            None => (&raw mut _Py_NoneStruct).cast(),
+        };
+        let done = !bytes.is_null()
+            && !PyObject_CallFunctionObjArgs(callable, number, bytes, ptr::null_mut::<PyObject>()).is_null();
+        if !done {
+            PyErr_Print();
+        }
+    }
+}
+
 /// Calls `callable(object)`; prints the traceback when it raises.
 pub fn call_with(callable: Object, object: Object) {
     // SAFETY: as in call_with_number.

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 /// What a run needs of the interpreter, looked up once.
 pub struct Tools {
-    /// `child(kind)`: a run of any other kind; never returns.
+    /// `child(kind, source)`: a run of any other kind, or of one whose source is `None`; never returns.
     pub child: Object,
     /// `failed(exception)`: ends the process as the interpreter does after an exception; never returns.
     pub failed: Object,
@@ -142,6 +142,13 @@ pub fn main_program(tools: &Tools) {
     if let Some(text) = source() {
         run(tools, &text, None);
     }
+}
+
+/// A run of another kind than [`main_program`], with what lies in `/prog` as its source. Returns when the Python side
+/// raised something.
+pub fn other(tools: &Tools, kind: u32) {
+    let text = source();
+    python::call_with_number_and_bytes(tools.child, kind, text.as_deref().map(|t| &t[..t.len() - 1]));
 }
 
 /// Compiles and runs a source text (with a NUL at its end), and ends the process. Returns when it does not compile.

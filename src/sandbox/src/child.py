@@ -2,6 +2,7 @@
 # and the test runner of pytest mode ("run_tests"). Both talk to the supervisor over descriptor 3 in frames of four
 # length bytes and a marshal value. Nothing here is trusted: a program that tampers with it can change its own answers,
 # but it never learns what was expected, and an answer that is missing is a failure.
+import builtins
 import collections
 import itertools
 import marshal
@@ -10,6 +11,7 @@ import sys
 
 CHANNEL = 3
 MAIN = '/prog/main.py'
+Module = type(sys)
 # marshal takes exact types only
 DICTIONARIES = (dict, collections.Counter, collections.OrderedDict, collections.defaultdict)
 
@@ -49,9 +51,8 @@ def receive(_loads=marshal.loads, _read=os.read):
 
 
 def new_main(source, name):
-    """Compiles and runs source as the module __main__; returns its globals."""
-    import types
-    module = types.ModuleType(name)
+    """Compiles and runs source as the module of this name; returns its globals."""
+    module = Module(name)
     module.__dict__['__file__'] = MAIN
     module.__dict__['__builtins__'] = __builtins__
     sys.modules[name] = module
@@ -61,7 +62,6 @@ def new_main(source, name):
 
 def describe(error):
     """An exception as plain values: type name, its builtin base, text."""
-    import builtins
     base = 'Exception'
     for kind in type(error).__mro__:
         if getattr(builtins, kind.__name__, None) is kind:
@@ -212,7 +212,6 @@ _asked = 0
 
 
 def ask(handle, name, args, kwargs):
-    import builtins
     global _asked
     _asked += 1
     try:
@@ -241,11 +240,10 @@ class Unsupported(Exception):
 
 def tests_module(names):
     """An empty module of tests, in which the program's names stand for the program's."""
-    import types
-    module = types.ModuleType('tests')
+    module = Module('tests')
     space = module.__dict__
     sys.modules['tests'] = module
-    solution = types.ModuleType('solution')
+    solution = Module('solution')
     for name, kind in names:
         if kind == 'callable':
             proxy = make_proxy(name)
@@ -326,7 +324,7 @@ def run_pytest(source):
             send(['test', name] + told.get(name, ['failed', 'pytest did not report it']))
 
     try:
-        quiet = ['-q', '--no-header', '--capture=sys', '--noconftest', '-c', '/dev/null', '--rootdir=/work']
+        quiet = ['-q', '--no-header', '--capture=sys', '--noconftest', '-c', '/dev/null', '--rootdir=' + os.path.dirname(TEST_FILE)]
         plugins = ['-p', 'no:cacheprovider', '-p', 'no:faulthandler']
         status = int(pytest.main(quiet + plugins + [path], plugins=[Plugin()]))
         if status in (3, 4):

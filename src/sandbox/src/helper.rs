@@ -47,5 +47,6 @@ pub(crate) fn zygote_files() -> Vec<(String, Vec<u8>)> {
         file("bessemer_child.py", crate::calls::CHILD.as_bytes()),
         file("bessemer_shut.py", include_str!("shut.py").as_bytes()),
         file("zygote.py", include_str!("zygote.py").as_bytes()),
+        file("bessemer_warm.py", include_str!("warm.py").as_bytes()),
     ]
 }

@@ -5,7 +5,7 @@ import sys
 import bisect, collections, copy, functools, heapq, io, itertools, json, linecache, marshal, math, operator, os, random
 import re, string, threading, traceback, types, typing, warnings
 import _io, _thread, atexit, builtins, contextlib, datetime, gc, importlib, inspect, unittest
-import bessemer_child
+import bessemer_child, bessemer_warm
 
 # Outside of namespaces the slot is a directory of the host (src/sandbox-slot/src/outside.rs).
 ROOT = os.environ.pop('BESSEMER_ROOT', '')
@@ -25,12 +25,14 @@ def read_program():
         return f.read()
 
 
-def child(kind):
+def child(kind, source):
+    """A run of this kind; source is None where the extension module has not read it."""
     if kind == 0:
         script()
     elif kind == 4:
         check()
-    source = read_program()
+    if source is None:
+        source = read_program()
     sys.argv[:] = [MAIN]
     bessemer_child.start(('', 'calls', 'tests', 'script', '', 'pytest')[kind], source)
 
@@ -139,10 +141,9 @@ def check():
 
 
 def warm_up():
-    """Takes the paths that every run takes, so that their caches are filled before the first fork."""
-    source = b"import sys\ndef f(n):\n    return [i * i for i in range(n)]\nclass C:\n    pass\nx = sum(f(3)) + len('%s' % C())\n"
-    exec(compile(source, MAIN, 'exec', dont_inherit=True), {'__name__': 'warm'})
-    ' '.join(map(str, sorted('3 1 2'.split(), key=int)))
+    """Takes the paths that runs take, so that their caches are filled before the first fork."""
+    bessemer_warm.programs(new_main, MAIN)
+    bessemer_warm.conversations(bessemer_child)
 
 
 SAMPLE = b'def f(a):\n    return a + 1\n'
@@ -187,9 +188,9 @@ def ready():
     sys.path.remove(ROOT + '/.zygote')
     os.environ.pop('LD_BIND_NOW', None)  # meant for this process only
     hello = bytes.fromhex(sys.argv[-1])
-    for name in ('bessemer_zygote', 'bessemer_child', __name__):
-        sys.modules.pop(name, None)
     warm_up()
+    for name in ('bessemer_zygote', 'bessemer_child', 'bessemer_warm', __name__):
+        sys.modules.pop(name, None)
     space = new_main()
     gc.collect()
     gc.freeze()

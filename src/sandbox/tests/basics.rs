@@ -53,6 +53,20 @@ fn every_kind_of_failure_has_its_verdict() {
     assert_eq!(run(flood, Limits { output_bytes: 1 << 16, ..default }), Verdict::OutputLimit);
 }
 
+/// What the warm interpreter did before it served, and what process 1 does to its memory after a hundred runs, shows in none.
+#[test]
+fn no_run_sees_what_the_interpreter_did_before() {
+    let s = start(1);
+    let code = "import sys, gc\nours = [m for m in sys.modules if m.startswith(('bessemer', 'zygote', 'solution', 'tests'))]\n\
+                kinds = [c.__name__ for c in object.__subclasses__() if c.__module__ in ('__main__', 'builtins') and c.__name__ in ('Node', 'Solution', 'C')]\n\
+                names = [n for n in globals() if not n.startswith('__')]\n\
+                print(ours, kinds, sorted(names), input(), sys.stdin.read() == '', sys.argv)\n";
+    let seen = "[] [] ['gc', 'kinds', 'ours', 'sys'] x True ['/prog/main.py']";
+    let job = (0..110).fold(Job::python("x", code), |j, _| j.test("x\n", seen));
+    let r = s.run(&job);
+    assert_eq!((r.verdict, r.passed), (Verdict::Pass, 110), "{:?}", r.reason);
+}
+
 #[test]
 fn output_is_cut_at_the_limit_and_says_so() {
     let s = start(1);
