@@ -66,7 +66,7 @@ class Scope:
 
     count = 0
 
-    def __init__(self, kind):
+    def __init__(self, kind, memory_max="max"):
         Scope.count += 1
         self.kind = kind
         if kind == "delegated":
@@ -74,6 +74,7 @@ class Scope:
             self.dir.mkdir()
             for name in (".", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"):
                 os.chown(self.dir / name, USER, USER)
+            (self.dir / "memory.max").write_text(memory_max, encoding="utf-8")
         elif kind == "root":
             self.dir = GROUPS
         else:
@@ -86,7 +87,8 @@ class Scope:
         found = [p for p in self.dir.glob("**/bessemer-*") if p.is_dir() and p.name != "bessemer-supervisor"]
         left = [str(p) for p in found]
         if self.kind == "delegated":
-            (self.dir / "cgroup.kill").write_text("1", encoding="utf-8") if (self.dir / "cgroup.kill").exists() else None
+            if (self.dir / "cgroup.kill").exists():  # from 5.14
+                (self.dir / "cgroup.kill").write_text("1", encoding="utf-8")
             below = sorted((p for p in self.dir.glob("**") if p.is_dir()), reverse=True)
             for path in below:
                 for _ in range(50):
@@ -111,20 +113,20 @@ def environment():
     }
 
 
-def command(argv, stdin="", seconds=300, group="of the table", cwd="/tmp", user=USER):
+def command(argv, stdin="", seconds=300, group="of the table", memory_max="max", cwd="/tmp", more={}):
     """Runs one as the configuration's user in its group. Returns status (None: too slow), stdout, stderr."""
-    scope = Scope(CONFIG["group"] if group == "of the table" else group)
+    scope = Scope(CONFIG["group"] if group == "of the table" else group, memory_max)
 
     def become():
         scope.enter()
-        if user:
+        if USER:
             os.setgroups([])
-            os.setgid(user)
-            os.setuid(user)
+            os.setgid(USER)
+            os.setuid(USER)
 
     with open(f"/run/{Scope.count}.out", "w+b") as out, open(f"/run/{Scope.count}.err", "w+b") as err:
         process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=out, stderr=err, env=environment(), cwd=cwd,
+            argv, stdin=subprocess.PIPE, stdout=out, stderr=err, env={**environment(), **more}, cwd=cwd,
             preexec_fn=become, start_new_session=True,
         )  # fmt: skip
         try:
@@ -135,7 +137,8 @@ def command(argv, stdin="", seconds=300, group="of the table", cwd="/tmp", user=
         status = None if process.returncode == -9 else process.returncode
         texts = [(f.seek(0), f.read().decode(errors="replace"))[1] for f in (out, err)]
     left = scope.left()
-    check(not left, f"no control group is left by {Path(argv[0]).name}", left) if left else None
+    if left:
+        check(False, f"control groups are left by {argv}", "\n".join(left))
     return status, *texts
 
 
@@ -224,16 +227,35 @@ def refusal():
         check(good, f"sandbox {words[0]} refuses: {err.strip()}", (status, out, err))
 
 
-def groups_shared():
-    """As root in a group like a service's: alone in it, and beside a shell."""
-    argv = [PLAN["bessemer"], "doctor"]
-    out = command(argv, group="delegated")[1]
-    check("tier A:" in out, "alone in a service's group: tier A", out)
-    out = command(["/bin/sh", "-c", '"$0" doctor; true', PLAN["bessemer"]], group="delegated")[1]
-    check("tier B:" in out and "other processes live in" in out, "beside a shell in its group: tier B and why", out)
-    if USER:
-        out = command(["/bin/sh", "-c", '"$0" doctor; true', PLAN["bessemer"]], group=None)[1]
-        check("tier B:" in out and "no control groups:" in out, "in a group that is not ours: tier B and why", out)
+def places():
+    """Groups as they are in practice: a service's or a scope, shared with a shell or not, full, or out of reach."""
+    shell = ["/bin/sh", "-c", '"$0" doctor; true', PLAN["bessemer"]]
+    out = command([PLAN["bessemer"], "doctor"], group="delegated")[1]
+    check("tier A:" in out, "alone in a delegated group: tier A", out)
+    out = command(shell, group="delegated")[1]
+    check("tier B:" in out and "other processes live in" in out, "beside a shell in it: tier B, and why", out)
+
+    limits = {"memory_mb": 512, "wall_s": 60, "cpu_s": 60}
+    test = {"stdin": "", "expected": ""}
+    jobs = [{"id": "hog", "code": HOG, "tests": [test], "limits": limits}]
+    jobs.append({"id": "after", "code": SQUARE, "tests": [{"stdin": "3\n", "expected": "9"}]})
+    stdin = "".join(json.dumps(job) + "\n" for job in jobs)
+    full = bessemer("sandbox", "batch", "--slots", "1", stdin=stdin, group="delegated", memory_max="200M")
+    results = [json.loads(line) for line in full[1].splitlines()]
+    verdicts = [(r["verdict"], r.get("reason") or (r["tests"][0].get("reason") if r["tests"] else "")) for r in results]
+    good = [v for v, _ in verdicts] == ["unscored", "pass"] and "control group" in str(verdicts[0][1])
+    check(good, "a group around it that is full is no program's fault", (verdicts, *full))
+
+    if not USER:
+        return
+    out = command(shell, group=None)[1]
+    check("tier B:" in out and "no control groups:" in out, "in a group of root's: tier B, and why", out)
+    # Ours to make groups in, but nobody may move a process there from where we are.
+    elsewhere = Scope("delegated")
+    (elsewhere.dir / "cgroup.subtree_control").write_text("+memory +pids", encoding="utf-8")
+    out = command([PLAN["bessemer"], "doctor"], group=None, more={"BESSEMER_CGROUP": str(elsewhere.dir)})[1]
+    elsewhere.left()
+    check("tier B:" in out and "moving a process" in out, "a delegated group out of reach: tier B, and why", out)
 
 
 def tests():
@@ -261,7 +283,7 @@ def main():
         one_program()
         smoke()
     if TIER == "A":
-        groups_shared()
+        places()
     if CONFIG["tests"] and TIER is not None and PLAN["tests"]:
         tests()
 

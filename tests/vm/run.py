@@ -20,6 +20,7 @@ import os
 import re
 import selectors
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -209,8 +210,15 @@ class Machine:
             qemu.wait()
 
 
+def copied(program):
+    """A copy: what a machine runs must not change when somebody builds meanwhile."""
+    place = PLACE / f"programs-{os.getpid()}"
+    place.mkdir(exist_ok=True)
+    return shutil.copy(program, place)
+
+
 def build():
-    """The program and the test programs, as (name, executable, directory of the crate)."""
+    """`bessemer`, and the test programs with the directories of their crates."""
     print("vm: building", flush=True)
     sh("cargo", "build", "--release", "-q", "-p", "bessemer", cwd=ROOT)
     crates = ["-p", "bessemer-sandbox", "-p", "bessemer-sandbox-slot"]
@@ -223,9 +231,9 @@ def build():
         if message.get("reason") == "compiler-artifact" and message.get("executable") and message["profile"]["test"]:
             directory = str(Path(message["manifest_path"]).parent)
             name = message["target"]["name"]
-            tests.append({"name": name, "executable": message["executable"], "directory": directory})
+            tests.append({"name": name, "executable": copied(message["executable"]), "directory": directory})
     # what takes longest comes last
-    return sorted(tests, key=lambda t: (t["name"] == "hostile", t["directory"], t["name"]))
+    return copied(TARGET / "release/bessemer"), sorted(tests, key=lambda t: (t["name"] == "hostile", t["directory"], t["name"]))
 
 
 def rust_path():
@@ -234,13 +242,13 @@ def rust_path():
     return [f"{found.stdout.strip()}/bin"] if found.returncode == 0 else []
 
 
-def run(machine, name, tests, only):
+def run(machine, name, bessemer, tests, only):
     """Boots one configuration; returns the number of failures."""
     config = configuration(name)
     environment = {"BESSEMER_HOSTILE": os.environ["BESSEMER_HOSTILE"]} if "BESSEMER_HOSTILE" in os.environ else {}
     plan = {
         "configuration": config,
-        "bessemer": str(TARGET / "release/bessemer"),
+        "bessemer": str(bessemer),
         "tests": tests,
         "only": only,
         "skip": SKIP[config["user"]],
@@ -282,14 +290,18 @@ def main():
     for name in args.configurations:
         if name not in CONFIGURATIONS:
             stop(f"no configuration {name}: there are {', '.join(CONFIGURATIONS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the machine is ended on the way out
     PLACE.mkdir(parents=True, exist_ok=True)
     need_qemu()
     kernel = unpacked(args.kernel) if args.kernel else newest_kernel()
-    tests = build()
     machine = Machine(kernel, args.accel)
+    bessemer, tests = build()
     tests = [t for t in tests if not args.smoke and (not args.program or t["name"] in args.program)]
     names = args.configurations or list(CONFIGURATIONS)
-    bad = [name for name in names if run(machine, name, tests, args.only)]
+    try:
+        bad = [name for name in names if run(machine, name, bessemer, tests, args.only)]
+    finally:
+        shutil.rmtree(PLACE / f"programs-{os.getpid()}", ignore_errors=True)
     print(f"vm: {len(names) - len(bad)} of {len(names)} configurations passed")
     if bad:
         stop(f"failed: {', '.join(bad)}")
