@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # cargo-nextest where it is installed: a process per test, and one summary
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help demo planner worker libtorch packages bandit test test-planner lint bench bench-service bench-generation bench-train campaign fuzz soak parity clean
+.PHONY: help demo planner worker libtorch packages bandit test test-planner lint bench bench-service bench-generation bench-train campaign fuzz soak vm parity clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -79,6 +79,10 @@ fuzz: ## fuzz the formats that come from outside, SECONDS_EACH (600): docs/SANDB
 
 soak: ## RUNS mixed runs in the sandbox (100,000): does anything grow?
 	$(CARGO) run --release -p bessemer-sandbox --example soak $(or $(RUNS),100000)
+
+# Not among `make test`: it downloads a kernel, and takes long where there is no KVM.
+vm: ## the sandbox in virtual machines with Debian's kernel: control groups, sites without namespaces (CONFIGS="plain-user ...")
+	tests/vm/run.py $(CONFIGS)
 
 parity: libtorch ## compare with transformers and PEFT (private venv; needs PyPI)
 	tests/parity/setup.sh

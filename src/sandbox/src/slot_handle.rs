@@ -30,6 +30,8 @@ const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 const SIGSYS: u8 = 31;
 const BEYOND: &str = "the program started a process, or opened or imported what it cannot have in this tier, so nobody can \
                       say what it would have done; with user namespaces (tier B- and above) it can be run";
+const STARVED: &str = "the kernel killed a process of the run for want of memory, though the run was below its own limit: this \
+                       machine, or the control group of the batch job, is full; use fewer slots, or ask for more memory";
 
 /// How often a wait looks whether the batch has been cancelled.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -260,8 +262,12 @@ impl SlotHandle {
         let Some(group) = self.group.as_mut().filter(|_| !report.retire) else { return Ok(report) };
         let used = group.end(matches!(report.end, End::Exited(_)))?;
         report.peak_kb = used.peak_kb.unwrap_or(report.peak_kb);
-        if used.out_of_memory && !matches!(report.end, End::Failed(_)) {
-            report.end = End::Memory;
+        match report.end {
+            End::Failed(_) => {}
+            _ if used.out_of_memory => report.end = End::Memory,
+            // What a machine cannot give says nothing about a program.
+            _ if used.starved => report.end = End::Failed(STARVED.into()),
+            _ => {}
         }
         Ok(report)
     }

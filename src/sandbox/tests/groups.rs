@@ -123,6 +123,17 @@ fn groups_are_removed_with_their_sandbox() {
 }
 
 #[test]
+fn every_sandbox_of_a_process_has_its_groups_in_the_same_place() {
+    let _one = alone();
+    let Some(first) = with_groups() else { return };
+    let second = with_groups().expect("the first one has groups");
+    assert_eq!(first.control_groups(), second.control_groups());
+    for s in [first, second] {
+        assert!(s.run(&Job::python("x", "print(1)").test("", "1")).passed_all());
+    }
+}
+
+#[test]
 fn without_groups_the_tier_is_lower_and_tier_a_is_refused_with_the_reason() {
     let _one = alone();
     let s = Sandbox::start(config(CgroupPolicy::Never)).expect("a sandbox can be built here");

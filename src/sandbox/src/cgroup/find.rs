@@ -1,15 +1,20 @@
 //! Where this process may make control groups.
 
 use super::{CgroupPolicy, Group};
+use crate::helper;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Controllers that a slot needs.
 const NEEDED: [&str; 2] = ["memory", "pids"];
 /// In front of the name of every group that we make; the supervisor's process id and a number follow.
 const PREFIX: &str = "bessemer-";
+/// The group that a supervisor goes into when its own has to have groups below it.
+const ASIDE: &str = "bessemer-supervisor";
 
 /// Directories in which groups can be made: one for both controllers (version 2), or one for each (version 1).
 #[derive(Debug, PartialEq, Eq)]
@@ -25,7 +30,7 @@ pub(crate) struct Groups {
 }
 
 impl Groups {
-    /// Looks for the place and makes a group there for a trial.
+    /// Looks for the place, makes a group there for a trial, and moves a process in, which takes more rights than making it.
     ///
     /// # Errors
     /// Why there is none, for people.
@@ -47,10 +52,9 @@ impl Groups {
         };
         let groups = Self { layout };
         groups.sweep();
-        match groups.make() {
-            Ok(_) => Ok(groups),
-            Err(e) => Err(format!("making a control group: {e}")),
-        }
+        let group = groups.make().map_err(|e| format!("making a control group: {e}"))?;
+        try_moving(&group).map_err(|e| format!("moving a process into a control group: {e}"))?;
+        Ok(groups)
     }
 
     /// A new, empty group.
@@ -119,6 +123,21 @@ impl Groups {
     }
 }
 
+/// Moves a process in that does nothing. On version 2 the group that both the old and the new one lie in must be ours too.
+fn try_moving(group: &Group) -> io::Result<()> {
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+    let mut process = Command::new(helper::path().map_err(io::Error::other)?)
+        .env_clear()
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let moved = group.add(process.id());
+    drop(ours); // a slot's keeper that is told nothing leaves
+    process.wait()?;
+    moved
+}
+
 /// Makes the needed controllers available in groups below `dir`.
 fn delegate(dir: &Path, me: u32) -> Result<(), String> {
     let read = |name: &str| fs::read_to_string(dir.join(name)).map_err(|e| format!("{name}: {e}"));
@@ -138,7 +157,7 @@ fn delegate(dir: &Path, me: u32) -> Result<(), String> {
         Ok(()) => Ok(()),
         // A group with processes cannot have groups with controllers below it. Alone in it, we may step aside.
         Err(e) if busy(&e) && read("cgroup.procs")?.split_whitespace().eq([me.to_string()]) => {
-            let aside = dir.join("bessemer-supervisor");
+            let aside = dir.join(ASIDE);
             let moved = fs::create_dir_all(&aside)
                 .and_then(|()| fs::write(aside.join("cgroup.procs"), me.to_string()))
                 .and_then(|()| enable());
@@ -166,6 +185,10 @@ fn locate(own: &str, mounts: &str) -> Result<Layout, String> {
     }
     let path = own.lines().find_map(|l| l.strip_prefix("0::"));
     match path.and_then(|p| mounted(mounts, "cgroup2", None, p)) {
+        // We, or whoever started us, stepped aside before: groups are made where that was.
+        Some(own) if own.ends_with(ASIDE) => {
+            Ok(Layout::V2 { parent: own.parent().map(Path::to_owned).unwrap_or(own) })
+        }
         Some(parent) => Ok(Layout::V2 { parent }),
         None => Err("no control group file system shows the group of this process".into()),
     }
@@ -183,7 +206,8 @@ fn mounted(mounts: &str, kind: &str, option: Option<&str>, path: &str) -> Option
         let mut left = left.split(' ').skip(3);
         let (root, point) = (left.next()?, left.next()?);
         let below = Path::new(path).strip_prefix(root).ok()?;
-        Some(Path::new(&point.replace("\\040", " ")).join(below))
+        let point = PathBuf::from(point.replace("\\040", " "));
+        Some(if below.as_os_str().is_empty() { point } else { point.join(below) })
     })
 }
 
@@ -210,8 +234,19 @@ mod tests {
     fn version_2_is_taken_otherwise_and_a_group_outside_of_every_mount_is_none() {
         let parent = PathBuf::from("/sys/fs/cgroup/uni fied/user.slice");
         assert_eq!(locate("8:pids:/other\n0::/user.slice\n", MOUNTS), Ok(Layout::V2 { parent }));
+        let root = PathBuf::from("/sys/fs/cgroup/uni fied");
+        let found = locate("0::/\n", MOUNTS).expect("it is mounted");
+        let Layout::V2 { parent } = &found else { panic!("version 2: {found:?}") };
+        assert_eq!(parent.as_os_str(), root.as_os_str(), "to the letter: people read it");
         assert!(locate("8:pids:/other\n", MOUNTS).is_err());
         assert!(locate("0::/\n", "").is_err());
+    }
+
+    #[test]
+    fn who_has_stepped_aside_makes_groups_where_it_was() {
+        let parent = PathBuf::from("/sys/fs/cgroup/uni fied/run.scope");
+        let aside = format!("0::/run.scope/{ASIDE}\n");
+        assert_eq!(locate(&aside, MOUNTS), Ok(Layout::V2 { parent }));
     }
 
     fn group(controllers: &str, subtree: &str) -> tempfile::TempDir {

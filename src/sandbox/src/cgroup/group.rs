@@ -28,8 +28,10 @@ pub(crate) struct Group {
     set: Option<(u64, u64)>,
     /// Use when the run began.
     before: u64,
-    /// Kills for want of memory, seen so far.
-    kills: u64,
+    /// Version 1: how often the limit was reached. Version 2 has that among its events.
+    hits: Option<File>,
+    /// Kills for want of memory, and how often our own limit was the cause, seen so far.
+    seen: (u64, u64),
 }
 
 /// What the kernel counted in a run.
@@ -40,6 +42,9 @@ pub(crate) struct Use {
     pub peak_kb: Option<u64>,
     /// The kernel killed a process because the limit was reached.
     pub out_of_memory: bool,
+    /// The kernel killed a process for want of memory though the limit was not reached: a group around ours, a batch job's
+    /// say, or the machine was full.
+    pub starved: bool,
 }
 
 fn named<T>(path: &Path, r: io::Result<T>) -> io::Result<T> {
@@ -90,7 +95,8 @@ impl Group {
             base: (0, 0),
             set: None,
             before: 0,
-            kills: 0,
+            hits: None,
+            seen: (0, 0),
             dirs: guard.keep(),
         })
     }
@@ -111,7 +117,8 @@ impl Group {
             base: (0, 0),
             set: None,
             before: 0,
-            kills: 0,
+            hits: Some(open(&memory, "memory.failcnt", false)?),
+            seen: (0, 0),
             dirs: guard.keep(),
         })
     }
@@ -129,7 +136,7 @@ impl Group {
         let stat = named(&self.stat, fs::read_to_string(&self.stat))?;
         let files = field(&stat, "active_file").unwrap_or(0) + field(&stat, "inactive_file").unwrap_or(0);
         self.base = (number(&self.memory_now)?.saturating_sub(files), number(&self.pids_now)?);
-        self.kills = self.count_kills()?;
+        self.seen = self.events()?;
         Ok(())
     }
 
@@ -158,21 +165,33 @@ impl Group {
         let peak = self.peak.as_ref().map(number).transpose()?;
         // Reading the events costs more than the rest: they are looked at where something may have been killed.
         let near = peak.is_none_or(|p| p.saturating_add(BATCHES) >= self.limit());
-        let out_of_memory = (near || !ended_well) && {
-            let kills = self.count_kills()?;
-            std::mem::replace(&mut self.kills, kills) != kills
-        };
-        Ok(Use { peak_kb: peak.map(|p| p.saturating_sub(self.before) / 1024), out_of_memory })
+        let (mut killed, mut ours) = (false, false);
+        if near || !ended_well {
+            let now = self.events()?;
+            let seen = std::mem::replace(&mut self.seen, now);
+            (killed, ours) = (now.0 != seen.0, now.1 != seen.1);
+        }
+        Ok(Use {
+            peak_kb: peak.map(|p| p.saturating_sub(self.before) / 1024),
+            out_of_memory: killed && ours,
+            starved: killed && !ours,
+        })
     }
 
     fn limit(&self) -> u64 {
         self.set.map_or(0, |(memory, _)| self.base.0.saturating_add(memory))
     }
 
-    fn count_kills(&self) -> io::Result<u64> {
+    /// Kills so far; and how often our own limit had to be enforced, which a kill by it always counts in.
+    fn events(&self) -> io::Result<(u64, u64)> {
         let mut buf = [0_u8; 512];
         let n = self.events.read_at(&mut buf, 0)?;
-        Ok(field(&String::from_utf8_lossy(&buf[..n]), "oom_kill").unwrap_or(0))
+        let text = String::from_utf8_lossy(&buf[..n]);
+        let hits = match &self.hits {
+            Some(file) => number(file)?,
+            None => field(&text, "oom").unwrap_or(0),
+        };
+        Ok((field(&text, "oom_kill").unwrap_or(0), hits))
     }
 }
 
@@ -267,7 +286,8 @@ mod tests {
         group.settle().expect("measured");
         group.begin(64 << 20, 8).expect("set");
         fs::write(dir.join("memory.peak"), (84_u64 << 20).to_string()).expect("written");
-        assert_eq!(group.end(true).expect("read"), Use { peak_kb: Some(54 << 10), out_of_memory: false });
+        let fine = Use { peak_kb: Some(54 << 10), out_of_memory: false, starved: false };
+        assert_eq!(group.end(true).expect("read"), fine);
         group.begin(64 << 20, 8).expect("set");
         fs::write(dir.join("memory.peak"), (84_u64 << 20).to_string()).expect("written");
         fs::write(dir.join("memory.events"), "oom 4\noom_kill 3\n").expect("written");
@@ -281,8 +301,20 @@ mod tests {
         let mut group = Group::open_v2(dir.clone()).expect("a group");
         group.settle().expect("measured");
         group.begin(64 << 20, 8).expect("set");
-        fs::write(dir.join("memory.events"), "oom_kill 3\n").expect("written");
-        assert_eq!(group.end(true).expect("read"), Use { peak_kb: None, out_of_memory: true });
+        fs::write(dir.join("memory.events"), "oom 4\noom_kill 3\n").expect("written");
+        let killed = Use { peak_kb: None, out_of_memory: true, starved: false };
+        assert_eq!(group.end(true).expect("read"), killed);
+    }
+
+    #[test]
+    fn a_kill_that_our_own_limit_did_not_cause_is_told_apart() {
+        let (_root, dir) = fake(false);
+        let mut group = Group::open_v2(dir.clone()).expect("a group");
+        group.settle().expect("measured");
+        group.begin(64 << 20, 8).expect("set");
+        fs::write(dir.join("memory.events"), "oom 3\noom_kill 3\n").expect("written");
+        let starved = Use { peak_kb: None, out_of_memory: false, starved: true };
+        assert_eq!(group.end(false).expect("read"), starved);
     }
 
     #[test]
