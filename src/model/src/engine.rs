@@ -31,6 +31,8 @@ pub struct Options {
     pub prefix_bytes: usize,
     /// Most bytes of keys and values, those of `prefix_bytes` included; `None`: they follow the work.
     pub kv_bytes: Option<usize>,
+    /// Native kernels of a bf16 model hold keys and values in bf16: half of the memory, and rounded as transformers does it.
+    pub half_pages: bool,
     /// Calculate with libtorch even where there are kernels of our own. For comparing the two.
     pub libtorch: bool,
 }
@@ -43,6 +45,7 @@ impl Default for Options {
             piece_tokens: 256,
             prefix_bytes: 256 << 20,
             kv_bytes: None,
+            half_pages: false,
             libtorch: false,
         }
     }
@@ -97,7 +100,7 @@ impl TorchEngine {
     pub fn new(model: &Model, options: Options) -> Self {
         let decoder = &model.decoder;
         let kernels: Box<dyn Kernels> = if Native::knows(decoder) && !options.libtorch {
-            Box::new(NativeKernels::new(decoder))
+            Box::new(NativeKernels::new(decoder, options.half_pages && decoder.kind == tch::Kind::BFloat16))
         } else {
             Box::new(TorchKernels::new(decoder))
         };

@@ -6,6 +6,7 @@ use common::{adapters, after, alone, requests, teacher_forced, tiny};
 use generate::{Engine, Finish, Request, Sampling, SeqId, Sequence, StepEvent};
 use model::config::Arch;
 use model::{Model, Options, TorchEngine};
+use record::params::Precision;
 use std::collections::HashMap;
 
 /// Steps to the end; what each step brought, and every sequence.
@@ -77,6 +78,31 @@ fn a_long_prompt_runs_in_pieces_between_which_running_sequences_get_their_tokens
                 close(&model, asked, got);
             } else {
                 assert_eq!(got.logprobs, want.logprobs, "pieces change no bit");
+            }
+        }
+    }
+}
+
+/// Rows of very different lengths, prompts longer than what attends at once, beginnings in pages: the numbers of one pass
+/// over the whole text.
+#[test]
+fn short_and_very_long_texts_in_one_step_do_not_disturb_each_other() {
+    let _alone = alone();
+    for arch in Arch::ALL {
+        let mut model = tiny(arch, 27);
+        model.decoder.config.context = 4096;
+        let long = prompt(1500, 4);
+        let mut asked = vec![request(long.clone(), 2, 4)];
+        asked.extend((0..6).map(|i| request(prompt(5 + 7 * i, 5 + i), 1, 12)));
+        asked.push(request([&long[..1100], &prompt(50, 6)[..]].concat(), 1, 4));
+        for piece_tokens in [200, 8192] {
+            let options =
+                Options { libtorch: true, prefill_tokens: 2200, piece_tokens, ..Options::default() };
+            let mut engine = model.engine(options);
+            let answers = engine.generate(asked.clone()).unwrap();
+            assert!(engine.reused_tokens() >= 1088, "{}", engine.reused_tokens());
+            for (r, s) in asked.iter().zip(&answers).flat_map(|(r, all)| all.iter().map(move |s| (r, s))) {
+                close(&model, r, s);
             }
         }
     }
@@ -247,9 +273,7 @@ fn libtorch_holds_pages_in_the_models_number_format() {
         let dir = tempfile::tempdir().unwrap();
         fp32.save(dir.path()).unwrap();
         let asked = after(&fp32, "Read n integers from one line. Print ", &["x", "them", "all of them"]);
-        for (precision, bound) in
-            [(record::params::Precision::Bf16, 0.2), (record::params::Precision::Fp16, 0.03)]
-        {
+        for (precision, bound) in [(Precision::Bf16, 0.2), (Precision::Fp16, 0.03)] {
             let model = Model::load(dir.path(), precision, tch::Device::Cpu).unwrap();
             let mut engine =
                 model.engine(Options { libtorch: true, prefill_tokens: 19, ..Options::default() });
@@ -266,5 +290,34 @@ fn libtorch_holds_pages_in_the_models_number_format() {
             }
             assert!(engine.reused_tokens() >= 2 * 16);
         }
+    }
+}
+
+#[test]
+fn native_pages_in_half_precision_take_half_and_stay_near() {
+    let _alone = alone();
+    for arch in [Arch::Llama, Arch::Mistral] {
+        let dir = tempfile::tempdir().unwrap();
+        tiny(arch, 28).save(dir.path()).unwrap();
+        let model = Model::load(dir.path(), Precision::Bf16, tch::Device::Cpu).unwrap();
+        let with = |half_pages| model.engine(Options { half_pages, ..Options::default() });
+        let (mut whole, mut half) = (with(false), with(true));
+        assert_eq!((half.backend(), 2 * half.cache().page_bytes), ("native", whole.cache().page_bytes));
+        // one token each, so that both have the same past
+        let asked: Vec<Request> = (0..6).map(|i| request(prompt(30 + 7 * i, i), 1, 1)).collect();
+        let (a, b) = (whole.generate(asked.clone()).unwrap(), half.generate(asked.clone()).unwrap());
+        // where both drew the same token
+        let same = a.iter().zip(&b).filter(|(a, b)| a[0].tokens == b[0].tokens);
+        let off: Vec<f32> = same.map(|(a, b)| (a[0].logprobs[0] - b[0].logprobs[0]).abs()).collect();
+        assert!(
+            off.len() > 3 && off.iter().all(|d| *d < 0.05) && off.iter().any(|d| *d > 0.0),
+            "{arch:?}: {off:?}"
+        );
+        // and the same bits in any company, as with whole pages
+        let again: Vec<_> = asked.iter().map(|r| half.generate(vec![r.clone()]).unwrap().remove(0)).collect();
+        assert!(b.iter().zip(&again).all(|(b, again)| b[0].logprobs == again[0].logprobs));
+        // fp32 weights keep fp32 pages
+        let fp32 = tiny(arch, 28).engine(Options { half_pages: true, ..Options::default() });
+        assert_eq!(fp32.cache().page_bytes, whole.cache().page_bytes);
     }
 }

@@ -10,9 +10,11 @@ use tch::{Device, Kind, Tensor};
 /// It bounds the memory of scores and masks and saves half of a long prompt's attention.
 const QUERIES: usize = 512;
 
-/// Query-key pairs that a band may be padded with whatever it does; more only up to as many as are real. A band costs a
-/// few kernel launches per layer.
-const SLACK: usize = 1 << 14;
+/// Keys to gather, and query-key pairs, that padding may add to a band whatever it does; beyond, only rows of at least
+/// half the longest one's size join it. Another band costs a few kernel launches per layer, some 50 us of a V100: these
+/// take it as long, by its bandwidth and peak.
+const SLACK_KEYS: usize = 1 << 10;
+const SLACK_PAIRS: usize = 1 << 16;
 
 /// Up to [`QUERIES`] tokens of one sequence.
 struct Row<'a> {
@@ -128,8 +130,10 @@ struct BandAt {
 impl Plan {
     pub fn new(pieces: &[Piece<'_>], terms: &Terms<'_>) -> Self {
         let mut rows = rows(pieces);
-        // long ones first, so that neighbours are alike
-        rows.sort_by_key(|r| std::cmp::Reverse((r.tokens.len(), bucket(r.end().div_ceil(PAGE)))));
+        // long ones first, so that neighbours are alike in queries and then in keys
+        rows.sort_by_key(|r| {
+            std::cmp::Reverse((r.tokens.len().next_power_of_two(), bucket(r.end().div_ceil(PAGE))))
+        });
         let mut n = Numbers::default();
         let ids = n.add(rows.iter().flat_map(|r| r.tokens).map(|&id| i64::from(id)));
         let positions = n.add(rows.iter().flat_map(|r| r.position..r.end()).map(|p| p as i64));
@@ -193,20 +197,50 @@ fn rows<'a>(pieces: &[Piece<'a>]) -> Vec<Row<'a>> {
     out
 }
 
+/// What the rows of a band have to look at.
+#[derive(Clone, Copy, Default)]
+struct Work {
+    rows: usize,
+    keys: usize,
+    pairs: usize,
+    most_queries: usize,
+    most_keys: usize,
+}
+
+impl Work {
+    fn with(self, row: &Row<'_>) -> Self {
+        let (queries, keys) = (row.tokens.len(), row.end());
+        Self {
+            rows: self.rows + 1,
+            keys: self.keys + keys,
+            pairs: self.pairs + queries * keys,
+            most_queries: self.most_queries.max(queries),
+            most_keys: self.most_keys.max(keys),
+        }
+    }
+
+    /// Whether `row`, now among them, is padded to more than twice its size while padding is more than it may be anyhow.
+    fn wasteful(self, row: &Row<'_>) -> bool {
+        let (own_keys, most_pairs) = (row.end(), self.most_queries * self.most_keys);
+        let own_pairs = row.tokens.len() * own_keys;
+        (self.most_keys > 2 * own_keys && self.rows * self.most_keys > self.keys + SLACK_KEYS)
+            || (most_pairs > 2 * own_pairs && self.rows * most_pairs > self.pairs + SLACK_PAIRS)
+    }
+}
+
 /// Cuts sorted rows into bands.
 fn bands(rows: &[Row<'_>]) -> Vec<Range<usize>> {
     let mut out = Vec::new();
-    let (mut from, mut real, mut queries, mut keys) = (0, 0, 0, 0);
+    let (mut from, mut work) = (0, Work::default());
     for (i, row) in rows.iter().enumerate() {
-        let own = row.tokens.len() * row.end();
-        let (q, k) = (queries.max(row.tokens.len()), keys.max(row.end()));
-        let padded = (i + 1 - from) * q * k;
-        if i > from && padded > 2 * (real + own) && padded > real + own + SLACK {
+        let with = work.with(row);
+        work = if i > from && with.wasteful(row) {
             out.push(from..i);
-            (from, real, queries, keys) = (i, own, row.tokens.len(), row.end());
+            from = i;
+            Work::default().with(row)
         } else {
-            (real, queries, keys) = (real + own, q, k);
-        }
+            with
+        };
     }
     if from < rows.len() {
         out.push(from..rows.len());
@@ -301,6 +335,54 @@ impl BandAt {
             ragged: self.ragged.as_ref().map(|(spread, back)| (part(all, spread), part(all, back))),
             sight: self.sight.clone(),
             sights: sights.collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(lengths: &[(usize, usize)]) -> Vec<usize> {
+        let (tokens, table) = (vec![5; 4096], vec![0; 4096]);
+        let pieces: Vec<Piece<'_>> = lengths
+            .iter()
+            .map(|&(n, end)| Piece {
+                tokens: &tokens[..n],
+                position: end - n,
+                table: &table[..end.div_ceil(PAGE)],
+                adapter: 0,
+                wanted: true,
+            })
+            .collect();
+        let terms = Terms { windows: &[None], group: 1, kind: Kind::Float, device: Device::Cpu };
+        let plan = Plan::new(&pieces, &terms);
+        let tokens: i64 = plan.bands.iter().map(|b| b.tokens).sum();
+        assert_eq!(tokens, lengths.iter().map(|l| l.0 as i64).sum::<i64>());
+        plan.bands.iter().map(|b| b.rows as usize).collect()
+    }
+
+    #[test]
+    fn rows_of_about_the_same_length_attend_together_and_others_do_not() {
+        // next tokens of 8 sequences that are alike, and of one that is far longer
+        let mut decode: Vec<(usize, usize)> = (0..8).map(|i| (1, 300 + 20 * i)).collect();
+        assert_eq!(cut(&decode), [8]);
+        decode.push((1, 4000));
+        assert_eq!(cut(&decode), [1, 8]);
+        // little ones are not worth a band of their own
+        assert_eq!(cut(&[(1, 40), (1, 500), (1, 3)]), [3]);
+        // a long prompt is four rows, each with the keys up to its end; a next token beside it is another band
+        assert_eq!(cut(&[(2000, 2000), (1, 30)]), [3, 1, 1]);
+        assert_eq!(cut(&[(300, 4000), (16, 16)]), [1, 1]);
+    }
+
+    #[test]
+    fn gathered_lengths_are_few_and_never_more_than_a_quarter_too_long() {
+        let all: std::collections::BTreeSet<usize> = (1..=1024).map(bucket).collect();
+        assert!(all.len() < 48, "{}", all.len());
+        for pages in 16..=1024 {
+            let b = bucket(pages);
+            assert!(b >= pages && b * PAGE <= pages * PAGE * 5 / 4, "{pages} {b}");
         }
     }
 }

@@ -19,11 +19,11 @@ pub(crate) struct NativeKernels {
 }
 
 impl NativeKernels {
-    /// Packs the weights of `decoder`, which must be one that [`Native::knows`].
-    pub fn new(decoder: &Decoder) -> Self {
+    /// Packs the weights of `decoder`, which must be one that [`Native::knows`]. `half`: pages in bfloat16.
+    pub fn new(decoder: &Decoder, half: bool) -> Self {
         let mut cpu = Cpu::of_libtorch();
         let weights = Native::new(decoder, &mut cpu);
-        let store = Store::new(weights.shape());
+        let store = Store::new(weights.shape(half));
         Self { cpu, weights, store, adapters: Vec::new() }
     }
 }

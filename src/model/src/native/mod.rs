@@ -134,9 +134,9 @@ impl Native {
         }
     }
 
-    /// Shape of the pages this model needs.
-    pub fn shape(&self) -> Shape {
-        Shape { layers: self.layers.len(), kv_heads: self.dims.kv_heads, dim: self.dims.dim }
+    /// Shape of the pages this model needs, in bfloat16 or fp32.
+    pub fn shape(&self, half: bool) -> Shape {
+        Shape { layers: self.layers.len(), kv_heads: self.dims.kv_heads, dim: self.dims.dim, half }
     }
 
     fn positions(&mut self, length: usize) {
@@ -282,7 +282,7 @@ impl Native {
                 keys.clear();
                 keys.extend(used.iter().map(|&page| store.keys(page, layer, head) as usize));
                 // SAFETY: addresses have the size of pointers, and these came from pointers.
-                let keys: &[*const f32] =
+                let keys: &[*const u8] =
                     unsafe { std::slice::from_raw_parts(keys.as_ptr().cast(), keys.len()) };
                 let q = &qkv[at * width + head * group * d.dim..][..group * d.dim];
                 // SAFETY: item `at` and head `head` own their part of `out`; scores and pages are as large as needed.
@@ -295,6 +295,7 @@ impl Native {
                         padded: store.shape().padded(),
                         keys,
                         values: store.values(),
+                        half: store.shape().half,
                         first,
                         length,
                         scale: d.scale,
