@@ -149,7 +149,7 @@ pub(crate) fn read_stacked(name: &str, dir: &Path, c: &Config) -> Result<Vec<[Op
     let r = i64::from(params.r);
     let targets = targets(&params, c)?;
     let mut layers = Vec::new();
-    for layer in 0..usize::try_from(c.layers).unwrap_or(0) {
+    for layer in 0..c.layers {
         let mut parts = [const { None }; 4];
         for group in Group::ALL {
             let read = group.targets(c).iter().map(|&t| {
