@@ -95,6 +95,23 @@ pub enum StepEvent {
     Done(Sequence),
 }
 
+/// Keys and values that an engine holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CacheUse {
+    /// Pages of sequences that are running.
+    pub pages: usize,
+    /// Pages of texts that ended, kept for prompts that begin like them.
+    pub kept: usize,
+    /// Most pages of both together; `None`: no limit.
+    pub limit: Option<usize>,
+    /// Bytes of one page.
+    pub page_bytes: usize,
+    /// Sequences that gave their pages back and were computed again.
+    pub preemptions: u64,
+    /// Tokens that were found in pages instead of being run.
+    pub reused_tokens: u64,
+}
+
 /// Refusals of an engine; none of them harms sequences that are already running.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -140,7 +157,12 @@ pub trait Engine {
     /// Sequences running or waiting.
     fn pending(&self) -> usize;
 
-    /// One token for every running sequence.
+    /// What it holds of keys and values; nothing where there is no cache to speak of.
+    fn cache(&self) -> CacheUse {
+        CacheUse::default()
+    }
+
+    /// One token for every running sequence, and a piece of the prompts that wait.
     ///
     /// # Errors
     /// [`EngineError::Failed`]: every running sequence is lost, the engine itself goes on.

@@ -19,7 +19,7 @@ impl Scores {
 }
 
 /// Attention of `q` `[rows, heads, n, head_dim]` over `k`, `v` `[rows, kv_heads, length, head_dim]`. `mask` is added to the
-/// scores and must broadcast to `[rows, 1, n, length]`; without one, `causal` hides what comes later.
+/// scores and must broadcast to `[rows, kv_heads, n, length]`; without one, `causal` hides what comes later.
 pub(crate) fn attend(
     q: &Tensor,
     k: &Tensor,
@@ -41,7 +41,7 @@ pub(crate) fn attend(
     let scores = grouped.matmul(&k.transpose(-2, -1)) * scale;
     let scores = soft_cap(&scores, cap).view([rows, kv_heads, heads / kv_heads, n, length]);
     let hidden = match mask {
-        Some(m) => Some(m.unsqueeze(1)),
+        Some(m) => Some(m.unsqueeze(2)),
         None if causal => Some(causal_mask(n, None, q.kind(), q.device())),
         None => None,
     };

@@ -429,8 +429,9 @@ pub(crate) fn embedded(table: &Tensor, ids: &Tensor, config: &Config) -> Tensor 
     if !config.spec.scaled_embeddings {
         return x;
     }
-    // the factor is rounded to the model's number format first, as transformers does it
-    let factor = Tensor::from((config.hidden as f64).sqrt()).to_kind(x.kind()).to_device(x.device());
+    // the factor is rounded to the model's number format first, as transformers does it; a number, not a tensor: nothing
+    // has to go to the device for it
+    let factor = Tensor::from((config.hidden as f64).sqrt()).to_kind(x.kind()).double_value(&[]);
     x * factor
 }
 

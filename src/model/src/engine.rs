@@ -1,13 +1,18 @@
-//! `generate::Engine` over a decoder: continuous batching on slots, one prefill for all samples of a prompt.
+//! `generate::Engine` over a decoder: continuous batching over shared pages, prompts in pieces between decoding steps, one
+//! prefill for all samples of a prompt.
 
 use crate::Model;
-use crate::backend::{Backend, Paged, Slotted, Start};
 use crate::chat::ChatTemplate;
+use crate::frozen::TorchKernels;
 use crate::native::Native;
+use crate::native::kernels::NativeKernels;
+use crate::paged::{Coming, Kernels, Paged};
+use crate::pages::PAGE;
 use crate::sampler;
+use crate::sequence::{Ends, Running};
 use crate::shim::InferenceMode;
-use crate::tokenizer::{Stream, Tokenizer};
-use generate::{EngineError, Finish, Message, Request, Sampling, SeqId, Sequence, StepEvent};
+use crate::tokenizer::Tokenizer;
+use generate::{CacheUse, EngineError, Message, Request, Sampling, SeqId, Sequence, StepEvent};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -18,70 +23,73 @@ use std::sync::{Arc, OnceLock};
 pub struct Options {
     /// Sequences decoded together.
     pub max_batch: usize,
-    /// Prompt tokens (padding included) of one prefill pass.
+    /// Prompt tokens of one step while no sequence is being decoded.
     pub prefill_tokens: usize,
+    /// Prompt tokens of one step beside sequences that are being decoded: what a long prompt delays their next token by.
+    pub piece_tokens: usize,
     /// Bytes to spend on keys and values of texts that nobody uses at the moment, for prompts that begin like them.
     pub prefix_bytes: usize,
+    /// Most bytes of keys and values, those of `prefix_bytes` included; `None`: they follow the work.
+    pub kv_bytes: Option<usize>,
+    /// Native kernels of a bf16 model hold keys and values in bf16: half of the memory, and rounded as transformers does it.
+    pub half_pages: bool,
     /// Calculate with libtorch even where there are kernels of our own. For comparing the two.
     pub libtorch: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_batch: 64, prefill_tokens: 8192, prefix_bytes: 256 << 20, libtorch: false }
+        Self {
+            max_batch: 64,
+            prefill_tokens: 8192,
+            piece_tokens: 256,
+            prefix_bytes: 256 << 20,
+            kv_bytes: None,
+            half_pages: false,
+            libtorch: false,
+        }
     }
 }
 
-/// A request whose sequences have not all started.
-struct Waiting {
+/// A request whose samples have not all begun.
+struct Fresh {
     request: u64,
     prompt: Arc<Vec<u32>>,
     adapter: u32,
     sampling: Arc<Sampling>,
-    /// `(id, index)` of those that have not started.
+    /// `(id, index)` of those that have not begun.
     left: VecDeque<(SeqId, u32)>,
+    /// The sample that runs the prompt for all of them at the moment.
+    leader: Option<SeqId>,
     /// Logits after the prompt, once it has been run.
     logits: Option<Arc<Vec<f32>>>,
 }
 
-/// A sequence that holds a slot: its slot is its place in `running`.
-struct Running {
-    id: SeqId,
-    index: u32,
-    request: u64,
-    prompt: Arc<Vec<u32>>,
-    sampling: Arc<Sampling>,
-    tokens: Vec<u32>,
-    logprobs: Vec<f32>,
-    stream: Stream,
-    text: String,
-    /// Bytes of `text` that have gone out.
-    sent: usize,
-    finish: Option<Finish>,
-}
-
-impl Running {
-    fn length(&self) -> usize {
-        self.prompt.len() + self.tokens.len()
-    }
+/// Something that waits for a place.
+enum Waiting {
+    Fresh(Fresh),
+    /// A sequence that had to give its pages back; it goes on where it was.
+    Again(Running),
 }
 
 /// The engine. `Send`: make it anywhere, step it on one thread.
 pub struct TorchEngine {
-    backend: Box<dyn Backend>,
+    paged: Paged,
     /// Longest text and number of token ids.
     context: usize,
     vocab: usize,
-    /// Names of adapters; the backend's number is the place plus 1.
+    /// Names of adapters; their number is the place plus 1.
     adapters: Vec<String>,
     tokenizer: Arc<Tokenizer>,
     chat: Arc<ChatTemplate>,
     eos: Vec<u32>,
     options: Options,
+    /// By slot.
     running: Vec<Running>,
     waiting: VecDeque<Waiting>,
     /// Ended without ever running.
     ended: Vec<Sequence>,
+    preemptions: u64,
     next_id: u64,
     next_request: u64,
 }
@@ -91,14 +99,14 @@ impl TorchEngine {
     #[must_use]
     pub fn new(model: &Model, options: Options) -> Self {
         let decoder = &model.decoder;
-        let backend: Box<dyn Backend> = if Native::knows(decoder) && !options.libtorch {
-            Box::new(Paged::new(decoder, options.prefix_bytes))
+        let kernels: Box<dyn Kernels> = if Native::knows(decoder) && !options.libtorch {
+            Box::new(NativeKernels::new(decoder, options.half_pages && decoder.kind == tch::Kind::BFloat16))
         } else {
-            Box::new(Slotted::new(decoder))
+            Box::new(TorchKernels::new(decoder))
         };
         let size = |n: i64| usize::try_from(n).unwrap_or(usize::MAX);
         Self {
-            backend,
+            paged: Paged::new(kernels, options.prefix_bytes, options.kv_bytes.unwrap_or(usize::MAX)),
             context: size(decoder.config.context),
             vocab: size(decoder.config.vocab),
             adapters: Vec::new(),
@@ -109,6 +117,7 @@ impl TorchEngine {
             running: Vec::new(),
             waiting: VecDeque::new(),
             ended: Vec::new(),
+            preemptions: 0,
             next_id: 0,
             next_request: 0,
         }
@@ -116,18 +125,23 @@ impl TorchEngine {
 
     /// Takes the weights of `model` anew, after training has changed them. Sequences that are running go on with them.
     pub fn refresh(&mut self, model: &Model) {
-        self.backend.refresh(&model.decoder);
+        self.paged.refresh(&model.decoder);
+        for w in &mut self.waiting {
+            if let Waiting::Fresh(f) = w {
+                f.logits = None;
+            }
+        }
     }
 
     /// Reads an adapter in PEFT's layout that requests may name. `model` is the one the engine was made from.
     ///
     /// # Errors
-    /// A name that is taken; I/O errors, shapes that do not fit; a decoder for which this is not built.
+    /// A name that is taken; I/O errors, shapes that do not fit.
     pub fn add_adapter(&mut self, name: &str, dir: &Path, model: &Model) -> crate::Result<()> {
         if self.adapters.iter().any(|a| a == name) {
             return Err(crate::Error::Invalid(format!("there are two adapters named {name:?}")));
         }
-        self.backend.adapter(name, dir, &model.decoder)?;
+        self.paged.kernels().adapter(name, dir, &model.decoder)?;
         self.adapters.push(name.to_owned());
         Ok(())
     }
@@ -135,13 +149,13 @@ impl TorchEngine {
     /// How steps are calculated: `native` or `libtorch`.
     #[must_use]
     pub fn backend(&self) -> &'static str {
-        self.backend.name()
+        self.paged.name()
     }
 
-    /// Prompt tokens that were found in shared pages instead of being run again.
+    /// Tokens that were found in shared pages instead of being run again.
     #[must_use]
     pub fn reused_tokens(&self) -> u64 {
-        self.backend.reused()
+        self.paged.reused()
     }
 
     /// Gives the memory of the cache back; for the time between rollouts.
@@ -150,70 +164,21 @@ impl TorchEngine {
     /// When sequences are running.
     pub fn release(&mut self) {
         assert!(self.running.is_empty(), "sequences are running");
-        self.backend.clear();
+        self.paged.clear();
     }
 
-    fn context_of(&self, r: &Running) -> usize {
-        (r.prompt.len() + r.sampling.max_new_tokens as usize).min(self.context)
-    }
-
-    /// Chooses the next token of every slot from `first` on; `row(slot)` gives its logits.
-    fn accept<'a>(
-        &mut self,
-        first: usize,
-        row: impl Fn(usize) -> &'a [f32] + Sync,
-        events: &mut Vec<StepEvent>,
-    ) -> Result<(), EngineError> {
+    /// Chooses the next token of sequences, each given by its slot and its logits.
+    fn accept(&mut self, rows: &[(usize, &[f32])], events: &mut Vec<StepEvent>) -> Result<(), EngineError> {
         let running = &self.running;
-        let chosen: Vec<OnceLock<Option<(u32, f32)>>> =
-            (first..running.len()).map(|_| OnceLock::new()).collect();
-        self.backend.each(chosen.len(), &|i| {
-            let _ = chosen[i].set(choose(&running[first + i], row(first + i)));
+        let chosen: Vec<OnceLock<Option<(u32, f32)>>> = rows.iter().map(|_| OnceLock::new()).collect();
+        self.paged.kernels().each(rows.len(), &|i| {
+            let (slot, logits) = rows[i];
+            let _ = chosen[i].set(running[slot].choose(logits));
         });
-        for (slot, choice) in (first..).zip(chosen) {
-            self.take(slot, choice.into_inner().flatten(), events)?;
+        let ends = Ends { tokenizer: &self.tokenizer, eos: &self.eos, context: self.context };
+        for ((slot, _), choice) in rows.iter().zip(chosen) {
+            events.push(self.running[*slot].take(choice.into_inner().flatten(), &ends)?);
         }
-        Ok(())
-    }
-
-    /// Appends a chosen token to the sequence of `slot` and says what became of it.
-    fn take(
-        &mut self,
-        slot: usize,
-        choice: Option<(u32, f32)>,
-        events: &mut Vec<StepEvent>,
-    ) -> Result<(), EngineError> {
-        let context = self.context;
-        let r = &mut self.running[slot];
-        let (token, logprob) = choice.ok_or_else(|| {
-            EngineError::Failed(format!(
-                "the logits after {} tokens are not finite: the weights or the number format overflow",
-                r.length()
-            ))
-        })?;
-        r.tokens.push(token);
-        r.logprobs.push(logprob);
-        r.text += &r.stream.push(&self.tokenizer, token).map_err(failed)?;
-        let ended = self.eos.contains(&token);
-        let full = r.tokens.len() >= r.sampling.max_new_tokens as usize || r.length() >= context;
-        if ended || full {
-            r.text += &r.stream.finish(&self.tokenizer).map_err(failed)?;
-        }
-        if let Some(at) = find_stop(&r.text, &r.sampling.stop) {
-            r.text.truncate(at);
-            r.finish = Some(Finish::Stop);
-        } else if ended {
-            r.finish = Some(Finish::Stop);
-        } else if full {
-            r.finish = Some(Finish::Length);
-        }
-        // text that may be the beginning of a stop text waits for what follows
-        let safe =
-            if r.finish.is_some() { r.text.len() } else { r.text.len() - held(&r.text, &r.sampling.stop) };
-        let from = r.sent.min(safe);
-        r.sent = safe.max(r.sent.min(r.text.len()));
-        let text = r.text.get(from..safe).unwrap_or("").to_owned();
-        events.push(StepEvent::Token { id: r.id, token, logprob, text });
         Ok(())
     }
 
@@ -228,110 +193,181 @@ impl TorchEngine {
             // the last one takes the place; one that is over as well goes first
             let last = self.running.len() - 1;
             let at = if self.running[last].finish.is_some() { last } else { slot };
-            self.backend.swap_remove(at);
-            let r = self.running.swap_remove(at);
-            events.push(StepEvent::Done(Sequence {
-                id: r.id,
-                index: r.index,
-                tokens: r.tokens,
-                logprobs: r.logprobs,
-                text: r.text,
-                finish: r.finish.unwrap_or(Finish::Cancelled),
-            }));
+            events.push(StepEvent::Done(self.leave(at).done()));
         }
     }
 
-    fn decode(&mut self, events: &mut Vec<StepEvent>) -> Result<(), EngineError> {
-        if self.running.is_empty() {
-            return Ok(());
+    /// Takes a sequence out of its slot. Samples that waited for it to run their prompt have to do that themselves.
+    fn leave(&mut self, slot: usize) -> Running {
+        self.paged.swap_remove(slot);
+        let r = self.running.swap_remove(slot);
+        if r.filling {
+            self.led_by(r.id).for_each(|f| f.leader = None);
         }
-        let tokens: Vec<u32> =
-            self.running.iter().map(|r| *r.tokens.last().expect("prefill gave the first token")).collect();
-        let logits = self.backend.decode(&tokens)?;
-        self.accept(0, |slot| logits.row(slot), events)
+        r
     }
 
-    /// Starts waiting sequences in free slots.
+    fn led_by(&mut self, id: SeqId) -> impl Iterator<Item = &mut Fresh> {
+        self.waiting.iter_mut().filter_map(move |w| match w {
+            Waiting::Fresh(f) if f.leader == Some(id) => Some(f),
+            _ => None,
+        })
+    }
+
+    /// Whether there are pages for a text and, beside it, one more for every sequence that is growing.
+    fn fits(&mut self, text: &[u32], adapter: u32) -> bool {
+        self.options.kv_bytes.is_none()
+            || self.running.is_empty()
+            || self.paged.demand(text, adapter) + self.running.len() <= self.paged.pages().available()
+    }
+
+    fn open(&mut self, mut r: Running) {
+        self.paged.open(r.written(), r.adapter);
+        r.filling = true;
+        self.running.push(r);
+    }
+
+    /// Gives free places to what waits, in order. Samples whose prompt has been run choose their first token at once.
     fn admit(&mut self, events: &mut Vec<StepEvent>) -> Result<(), EngineError> {
-        while self.running.len() < self.options.max_batch && !self.waiting.is_empty() {
-            self.admit_some(events)?;
-            self.retire(events);
-        }
-        Ok(())
-    }
-
-    /// One prefill pass: as many requests as fit its budget and the free slots.
-    fn admit_some(&mut self, events: &mut Vec<StepEvent>) -> Result<(), EngineError> {
-        let mut free = self.options.max_batch - self.running.len();
-        let first = self.running.len();
-        let mut copies: Vec<usize> = Vec::new();
-        let mut longest = 0;
-        let mut batch: Vec<Waiting> = Vec::new();
-        while let Some(mut w) = self.waiting.pop_front() {
-            let length = longest.max(w.prompt.len());
-            let over = !copies.is_empty() && length * (copies.len() + 1) > self.options.prefill_tokens;
-            if free == 0 || over {
-                self.waiting.push_front(w);
+        let mut at = 0;
+        // places of samples whose prompt is being run
+        let mut promised = 0;
+        let mut forked: Vec<(usize, Arc<Vec<f32>>)> = Vec::new();
+        while at < self.waiting.len() {
+            let places = self.options.max_batch.saturating_sub(self.running.len() + promised);
+            if places == 0 {
                 break;
             }
-            if let Some(logits) = w.logits.take() {
-                // begun earlier: its prompt stands in a sibling's slot, or is run again
-                if let Some(sibling) = self.running.iter().position(|r| r.request == w.request) {
-                    self.waiting.push_front(Waiting { logits: Some(Arc::clone(&logits)), ..w });
-                    if copies.is_empty() {
-                        return self.join(sibling, &logits, events);
+            match &mut self.waiting[at] {
+                Waiting::Fresh(f) if f.leader.is_some() => {
+                    promised += f.left.len();
+                    at += 1;
+                    continue;
+                }
+                Waiting::Fresh(f) => {
+                    let sibling = self.running.iter().position(|r| r.request == f.request && !r.filling);
+                    if let (Some(sibling), Some(logits)) = (sibling, f.logits.clone()) {
+                        let done = self.join(at, sibling, places, &logits, &mut forked)?;
+                        if done { continue } else { break }
                     }
-                    break;
+                    let (prompt, adapter) = (Arc::clone(&f.prompt), f.adapter);
+                    if !self.fits(&prompt, adapter) {
+                        break;
+                    }
+                    let Waiting::Fresh(f) = &mut self.waiting[at] else { break };
+                    let Some(first) = f.left.pop_front() else { break };
+                    let r = Running::new(first, f.request, adapter, &prompt, &f.sampling);
+                    (f.leader, f.logits) = (Some(r.id), None);
+                    if f.left.is_empty() {
+                        self.waiting.remove(at);
+                    }
+                    self.open(r);
+                }
+                Waiting::Again(r) => {
+                    let (text, adapter) = (r.written(), r.adapter);
+                    if !self.fits(&text, adapter) {
+                        break;
+                    }
+                    if let Some(Waiting::Again(r)) = self.waiting.remove(at) {
+                        self.open(r);
+                    }
                 }
             }
-            let n = free.min(w.left.len());
-            copies.push(n);
-            longest = length;
-            free -= n;
-            for (id, index) in w.left.drain(..n) {
-                self.running.push(new_running(id, index, w.request, &w.prompt, &w.sampling));
-            }
-            batch.push(w);
         }
-        let room = self.running.iter().map(|r| self.context_of(r)).max().unwrap_or(0);
-        let starts: Vec<Start<'_>> = batch
-            .iter()
-            .zip(&copies)
-            .map(|(w, &copies)| Start { tokens: &w.prompt, adapter: w.adapter, copies })
-            .collect();
-        let logits = self.backend.prefill(&starts, room)?;
-        let of_slot: Vec<usize> =
-            copies.iter().enumerate().flat_map(|(row, &n)| std::iter::repeat_n(row, n)).collect();
-        self.accept(first, |slot| logits.row(of_slot[slot - first]), events)?;
-        let ready = (0..batch.len()).map(|row| Arc::new(logits.row(row).to_vec())).collect::<Vec<_>>();
-        for (w, logits) in batch.into_iter().zip(ready).rev() {
-            if !w.left.is_empty() {
-                self.waiting.push_front(Waiting { logits: Some(logits), ..w });
-            }
-        }
-        Ok(())
+        let rows: Vec<(usize, &[f32])> = forked.iter().map(|(slot, l)| (*slot, l.as_slice())).collect();
+        self.accept(&rows, events)
     }
 
-    /// Starts further samples of the first waiting request from the slot of a running one.
+    /// Starts up to `places` further samples of the request that waits at `at` from the slot of one that has run its
+    /// prompt. `false`: some still wait.
     fn join(
         &mut self,
+        at: usize,
         sibling: usize,
-        logits: &[f32],
-        events: &mut Vec<StepEvent>,
-    ) -> Result<(), EngineError> {
-        let Some(mut w) = self.waiting.pop_front() else { return Ok(()) };
-        let n = (self.options.max_batch - self.running.len()).min(w.left.len());
-        let room = self.running.iter().map(|r| self.context_of(r)).max().unwrap_or(0);
-        let first = self.running.len();
-        for (id, index) in w.left.drain(..n) {
-            self.backend.fork(sibling, w.prompt.len(), room);
-            self.running.push(new_running(id, index, w.request, &w.prompt, &w.sampling));
+        places: usize,
+        logits: &Arc<Vec<f32>>,
+        forked: &mut Vec<(usize, Arc<Vec<f32>>)>,
+    ) -> Result<bool, EngineError> {
+        for _ in 0..places {
+            let tight =
+                self.options.kv_bytes.is_some() && self.paged.pages().available() <= self.running.len() + 1;
+            let Waiting::Fresh(f) = &mut self.waiting[at] else { return Ok(false) };
+            if tight {
+                break;
+            }
+            let Some(next) = f.left.pop_front() else { break };
+            let r = Running::new(next, f.request, f.adapter, &f.prompt, &f.sampling);
+            self.paged.fork(sibling, r.prompt.len())?;
+            forked.push((self.running.len(), Arc::clone(logits)));
+            self.running.push(r);
         }
-        self.accept(first, |_| logits, events)?;
-        if !w.left.is_empty() {
-            self.waiting.push_front(Waiting { logits: Some(Arc::new(logits.to_vec())), ..w });
+        let Waiting::Fresh(f) = &self.waiting[at] else { return Ok(false) };
+        let done = f.left.is_empty();
+        if done {
+            self.waiting.remove(at);
         }
-        Ok(())
+        Ok(done)
+    }
+
+    /// What the next step runs, `(slot, tokens)`: the next token of every sequence, and pieces of prompts as far as the
+    /// budget goes; older sequences first. `Err`: the slot that has to give its pages back before.
+    fn plan(&mut self) -> Result<Vec<(usize, usize)>, usize> {
+        let mut order: Vec<usize> = (0..self.running.len()).collect();
+        order.sort_by_key(|&slot| self.running[slot].id);
+        let decoding = self.running.iter().any(|r| !r.filling);
+        let o = &self.options;
+        let mut budget = if decoding { o.piece_tokens } else { o.prefill_tokens }.max(1);
+        let (mut work, mut coming, mut needed) = (Vec::new(), Coming::default(), 0);
+        for &slot in &order {
+            let mut n = 1;
+            if self.running[slot].filling {
+                if budget == 0 || !self.paged.ready(slot, &mut coming) {
+                    continue;
+                }
+                n = self.paged.left(slot).min(budget);
+                budget -= n;
+            }
+            needed += self.paged.need(slot, n);
+            if needed > self.paged.pages().available() && order.len() > 1 {
+                return Err(order[order.len() - 1]);
+            }
+            work.push((slot, n));
+        }
+        Ok(work)
+    }
+
+    /// One step of all sequences that hold slots.
+    fn pass(&mut self, events: &mut Vec<StepEvent>) -> Result<(), EngineError> {
+        for (slot, r) in self.running.iter().enumerate().filter(|(_, r)| !r.filling) {
+            self.paged.push(slot, r.last().expect("who has been run to the end has got a token"));
+        }
+        let work = loop {
+            match self.plan() {
+                Ok(work) => break work,
+                Err(youngest) => self.preempt(youngest),
+            }
+        };
+        if work.is_empty() {
+            return Ok(());
+        }
+        let logits = self.paged.run(&work)?;
+        let whole = work.iter().map(|w| w.0).filter(|&slot| self.paged.left(slot) == 0);
+        let rows: Vec<(usize, &[f32])> =
+            whole.enumerate().map(|(row, slot)| (slot, logits.row(row))).collect();
+        for (slot, row) in &rows {
+            if std::mem::take(&mut self.running[*slot].filling) {
+                let id = self.running[*slot].id;
+                self.led_by(id).for_each(|f| (f.leader, f.logits) = (None, Some(Arc::new(row.to_vec()))));
+            }
+        }
+        self.accept(&rows, events)
+    }
+
+    /// Takes the pages of a sequence; it is computed again from its tokens when there is room.
+    fn preempt(&mut self, slot: usize) {
+        self.preemptions += 1;
+        let r = self.leave(slot);
+        self.waiting.push_front(Waiting::Again(r));
     }
 
     fn turn(&mut self) -> Result<Vec<StepEvent>, EngineError> {
@@ -339,63 +375,21 @@ impl TorchEngine {
         let mut events: Vec<StepEvent> = self.ended.drain(..).map(StepEvent::Done).collect();
         // cancelled ones leave before they cost another token
         self.retire(&mut events);
-        self.decode(&mut events)?;
-        self.retire(&mut events);
         self.admit(&mut events)?;
+        self.retire(&mut events);
+        self.pass(&mut events)?;
+        // before a sample whose prompt has just been run may leave: the others begin from its pages
+        self.admit(&mut events)?;
+        self.retire(&mut events);
         Ok(events)
     }
-}
 
-fn new_running(
-    id: SeqId,
-    index: u32,
-    request: u64,
-    prompt: &Arc<Vec<u32>>,
-    sampling: &Arc<Sampling>,
-) -> Running {
-    Running {
-        id,
-        index,
-        request,
-        prompt: Arc::clone(prompt),
-        sampling: Arc::clone(sampling),
-        tokens: Vec::new(),
-        logprobs: Vec::new(),
-        stream: Stream::default(),
-        text: String::new(),
-        sent: 0,
-        finish: None,
+    /// Pages of the longest that a request can become, if that is more than there may be.
+    fn too_many(&self, request: &Request) -> Option<usize> {
+        let longest = (request.prompt.len() + request.sampling.max_new_tokens as usize).min(self.context);
+        let pages = longest.div_ceil(PAGE);
+        (pages > self.paged.pages().limit()).then_some(pages)
     }
-}
-
-fn failed(e: crate::Error) -> EngineError {
-    EngineError::Failed(e.to_string())
-}
-
-/// The next token of a sequence after `logits`, and its log-probability.
-fn choose(r: &Running, logits: &[f32]) -> Option<(u32, f32)> {
-    let u = sampler::uniform(r.sampling.seed.wrapping_add(u64::from(r.index)), r.tokens.len() as u64);
-    let history: Vec<u32> = if r.sampling.repetition_penalty == 1.0 {
-        Vec::new()
-    } else {
-        r.prompt.iter().chain(&r.tokens).copied().collect()
-    };
-    sampler::choose(logits, &r.sampling, &history, u)
-}
-
-/// Start of the earliest stop text.
-fn find_stop(text: &str, stop: &[String]) -> Option<usize> {
-    stop.iter().filter(|s| !s.is_empty()).filter_map(|s| text.find(s.as_str())).min()
-}
-
-/// Bytes at the end of `text` that may be the beginning of a stop text.
-fn held(text: &str, stop: &[String]) -> usize {
-    stop.iter()
-        .flat_map(|s| {
-            (1..s.len()).rev().filter(|&n| s.is_char_boundary(n)).find(|&n| text.ends_with(&s[..n]))
-        })
-        .max()
-        .unwrap_or(0)
 }
 
 impl generate::Engine for TorchEngine {
@@ -434,6 +428,17 @@ impl generate::Engine for TorchEngine {
             });
         }
         sampler::check(&request.sampling)?;
+        if let Some(pages) = self.too_many(&request) {
+            let (each, limit) = (self.paged.page_bytes(), self.options.kv_bytes.unwrap_or(usize::MAX));
+            return Err(EngineError::BadParameter {
+                name: "max_tokens",
+                why: format!(
+                    "prompt and answer may need {} bytes of keys and values, kv_bytes is {limit}: ask for fewer tokens or \
+                     serve with a larger kv_bytes",
+                    pages * each
+                ),
+            });
+        }
         let adapter = match &request.adapter {
             None => 0,
             Some(name) => {
@@ -446,40 +451,65 @@ impl generate::Engine for TorchEngine {
         let ids: Vec<SeqId> = (0..u64::from(request.n)).map(|k| SeqId(self.next_id + k)).collect();
         self.next_id += u64::from(request.n);
         self.next_request += 1;
-        self.waiting.push_back(Waiting {
+        self.waiting.push_back(Waiting::Fresh(Fresh {
             request: self.next_request,
             prompt: Arc::new(request.prompt),
             adapter: adapter as u32,
             sampling: Arc::new(request.sampling),
             left: ids.iter().copied().zip(0..).collect(),
+            leader: None,
             logits: None,
-        });
+        }));
         Ok(ids)
     }
 
     fn cancel(&mut self, id: SeqId) {
         if let Some(r) = self.running.iter_mut().find(|r| r.id == id) {
-            r.finish = Some(Finish::Cancelled);
+            r.finish = Some(generate::Finish::Cancelled);
             return;
         }
-        for w in &mut self.waiting {
-            if let Some(at) = w.left.iter().position(|(i, _)| *i == id) {
-                let (_, index) = w.left.remove(at).expect("position found it");
-                self.ended.push(Sequence {
-                    id,
-                    index,
-                    tokens: Vec::new(),
-                    logprobs: Vec::new(),
-                    text: String::new(),
-                    finish: Finish::Cancelled,
-                });
+        let Some(at) = self.waiting.iter().position(|w| match w {
+            Waiting::Fresh(f) => f.left.iter().any(|(i, _)| *i == id),
+            Waiting::Again(r) => r.id == id,
+        }) else {
+            return;
+        };
+        match &mut self.waiting[at] {
+            Waiting::Fresh(f) => {
+                let place = f.left.iter().position(|(i, _)| *i == id).expect("it was found there");
+                let which = f.left.remove(place).expect("it was found there");
+                let r = Running::new(which, f.request, f.adapter, &f.prompt, &f.sampling);
+                self.ended.push(r.done());
+                if f.left.is_empty() {
+                    self.waiting.remove(at);
+                }
+            }
+            Waiting::Again(_) => {
+                if let Some(Waiting::Again(r)) = self.waiting.remove(at) {
+                    self.ended.push(r.done());
+                }
             }
         }
-        self.waiting.retain(|w| !w.left.is_empty());
     }
 
     fn pending(&self) -> usize {
-        self.running.len() + self.waiting.iter().map(|w| w.left.len()).sum::<usize>() + self.ended.len()
+        let waiting = self.waiting.iter().map(|w| match w {
+            Waiting::Fresh(f) => f.left.len(),
+            Waiting::Again(_) => 1,
+        });
+        self.running.len() + waiting.sum::<usize>() + self.ended.len()
+    }
+
+    fn cache(&self) -> CacheUse {
+        let pages = self.paged.pages();
+        CacheUse {
+            pages: pages.in_use(),
+            kept: pages.kept(),
+            limit: self.options.kv_bytes.map(|_| pages.limit()),
+            page_bytes: self.paged.page_bytes(),
+            preemptions: self.preemptions,
+            reused_tokens: self.paged.reused(),
+        }
     }
 
     fn step(&mut self) -> Result<Vec<StepEvent>, EngineError> {
@@ -491,7 +521,12 @@ impl generate::Engine for TorchEngine {
         });
         if result.is_err() {
             self.running.clear();
-            self.backend.clear();
+            self.paged.clear();
+            for w in &mut self.waiting {
+                if let Waiting::Fresh(f) = w {
+                    f.leader = None;
+                }
+            }
         }
         result
     }

@@ -1,10 +1,10 @@
-//! One layer of the decoder, for training (parts, adapters, graph) and for the engine (whole products, cached keys).
+//! One layer of the decoder, as training runs it: parts, adapters, graph. The engine has its own ([`crate::frozen`]).
 
 use crate::attention::{Masks, Scores, attend};
 use crate::config::Config;
 use crate::decoder::Pass;
 use crate::error::Result;
-use crate::linear::{Linear, Weight};
+use crate::linear::Linear;
 use crate::lora::{Lora, Target};
 use crate::norm::Norm;
 use crate::rope::rotate;
@@ -155,13 +155,6 @@ impl Layer {
         &self.linears[group as usize]
     }
 
-    fn adapted(&self, target: Target, x: &Tensor, y: Tensor, pass: Pass) -> Tensor {
-        match &self.lora[target as usize] {
-            Some(l) if pass.adapter => l.on(&y, x, pass.train),
-            _ => y,
-        }
-    }
-
     /// One product per member of a group, adapters on top.
     fn parts<const N: usize>(
         &self,
@@ -179,7 +172,7 @@ impl Layer {
     }
 
     /// q, k and v of `x` `[rows * length, hidden]`, each `[rows, heads, length, head_dim]`; q and k not yet rotated.
-    pub fn qkv(&self, x: &Tensor, rows: i64, length: i64, pass: Pass) -> Result<[Tensor; 3]> {
+    fn qkv(&self, x: &Tensor, rows: i64, length: i64, pass: Pass) -> Result<[Tensor; 3]> {
         let Sizes { heads, kv_heads, head_dim, .. } = self.sizes;
         let (q, kv) = (heads * head_dim, kv_heads * head_dim);
         let h = self.norms.attention.forward(x);
@@ -188,27 +181,8 @@ impl Layer {
         Ok([split(0, heads), split(1, kv_heads), split(2, kv_heads)])
     }
 
-    /// The same in one product, `[rows, heads + 2 kv_heads, head_dim]`, for one token per row. The adapter must have been
-    /// merged or the weights must be 4-bit.
-    pub fn qkv_whole(&self, x: &Tensor) -> Result<Tensor> {
-        let Sizes { heads, kv_heads, head_dim, .. } = self.sizes;
-        let h = self.norms.attention.forward(x);
-        let y = self.linear(Group::Qkv).forward(&h)?;
-        let y = if self.lora[..3].iter().any(Option::is_some) {
-            let (q, kv) = (heads * head_dim, kv_heads * head_dim);
-            let parts = y.split_with_sizes([q, kv, kv], -1);
-            let targets = [Target::Q, Target::K, Target::V];
-            let all: Vec<_> =
-                parts.into_iter().zip(targets).map(|(y, t)| self.adapted(t, &h, y, Pass::EVAL)).collect();
-            Tensor::cat(&all, -1)
-        } else {
-            y
-        };
-        Ok(y.view([-1, heads + 2 * kv_heads, head_dim]))
-    }
-
     /// The residual stream after attention: `x` plus the projected heads `a` `[rows, heads * head_dim]`.
-    pub fn after_attention(&self, x: &Tensor, a: &Tensor, pass: Pass) -> Result<Tensor> {
+    fn after_attention(&self, x: &Tensor, a: &Tensor, pass: Pass) -> Result<Tensor> {
         let y = self.part(Group::O, Target::O, x.size()[1], a, pass)?;
         Ok(match &self.norms.attention_out {
             Some(n) => x + n.forward(&y),
@@ -216,20 +190,14 @@ impl Layer {
         })
     }
 
-    /// The residual stream after the MLP. `whole`: gate and up in one product.
-    pub fn mlp(&self, x: &Tensor, whole: bool, pass: Pass) -> Result<Tensor> {
+    /// The residual stream after the MLP.
+    fn mlp(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
         let Sizes { intermediate: n, gated, activation, .. } = self.sizes;
         let h = self.norms.mlp.forward(x);
         let inner = if !gated {
             activation.forward(&self.part(Group::In, Target::Up, n, &h, pass)?)
         } else {
-            let parts = if whole {
-                let both = self.linear(Group::In).forward(&h)?.split_with_sizes([n, n], -1);
-                let targets = [Target::Gate, Target::Up];
-                both.into_iter().zip(targets).map(|(y, t)| self.adapted(t, &h, y, pass)).collect()
-            } else {
-                self.parts(Group::In, [(Target::Gate, n), (Target::Up, n)], &h, pass)?
-            };
+            let parts = self.parts(Group::In, [(Target::Gate, n), (Target::Up, n)], &h, pass)?;
             activation.gated(&parts[0], &parts[1])
         };
         let y = self.part(Group::Out, Target::Down, x.size()[1], &inner, pass)?;
@@ -264,7 +232,7 @@ impl Layer {
         let k = rotate(&k, &at.cos, &at.sin);
         let a = self.attention(&q, &k, &v, at);
         let x = self.after_attention(x, &a, pass)?;
-        self.mlp(&x, false, pass)
+        self.mlp(&x, pass)
     }
 
     /// The stored weight of a group with the adapter merged in: a new tensor if there is one, else the stored one.
@@ -295,34 +263,5 @@ impl Layer {
             Some(lora) => stored + lora.weight().to_kind(kind),
             None => stored,
         }
-    }
-
-    /// The layer outside the graph, as the engine runs it: adapters are merged into dense weights (without one, storage is
-    /// shared); over 4-bit weights they stay apart.
-    pub fn frozen(&self, config: &Config, kind: Kind) -> Self {
-        let _guard = tch::no_grad_guard();
-        let norm = |n: &Norm| n.detached();
-        let mut lora: [Option<Lora>; 7] = Default::default();
-        let linears = Group::ALL.map(|g| {
-            let linear = self.linear(g);
-            let bias = linear.bias.as_ref().map(Tensor::detach);
-            let weight = match &linear.weight {
-                Weight::Dense(_) => Weight::Dense(self.merged(g, config, kind)),
-                Weight::Nf4(q) => {
-                    for &t in g.targets(config) {
-                        lora[t as usize] = self.lora[t as usize].as_ref().map(Lora::snapshot);
-                    }
-                    Weight::Nf4(q.shallow_clone())
-                }
-            };
-            Linear { weight, bias }
-        });
-        let norms = Norms {
-            attention: norm(&self.norms.attention),
-            attention_out: self.norms.attention_out.as_ref().map(norm),
-            mlp: norm(&self.norms.mlp),
-            mlp_out: self.norms.mlp_out.as_ref().map(norm),
-        };
-        Self { norms, linears, lora, window: self.window, sizes: self.sizes }
     }
 }

@@ -2,7 +2,6 @@
 //! and an implementation of `generate::Engine` over them.
 
 mod attention;
-mod backend;
 pub mod chat;
 pub mod config;
 pub mod decoder;
@@ -17,9 +16,12 @@ pub mod lora;
 mod native;
 pub mod nf4;
 mod norm;
+mod paged;
+mod pages;
 pub mod rope;
 pub mod runtime;
 pub mod sampler;
+mod sequence;
 pub mod shim;
 pub mod spec;
 pub mod tokenizer;

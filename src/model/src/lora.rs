@@ -2,13 +2,14 @@
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::layer::Group;
 use crate::shim;
 use crate::spec::Arch;
-use crate::weights;
+use crate::weights::{self, Weights};
 use record::params::LoraParams;
 use serde_json::{Value, json};
 use std::path::Path;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 /// The linear layers of a decoder layer that can carry an adapter, with their module path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +108,68 @@ impl Lora {
         let copy = |t: &Tensor| shim::no_grad(|| t.detach().copy());
         Self { a: copy(&self.a), b: copy(&self.b), scale: self.scale, dropout: 0.0 }
     }
+}
+
+/// The adapters of the parts of one stored product as one: `y += (x A^T) B^T` over all its outputs.
+#[derive(Debug)]
+pub(crate) struct Stacked {
+    /// `[sum of ranks, in]`
+    pub a: Tensor,
+    /// `[out, sum of ranks]`, scale included; 0 where a part's outputs meet another part's rank.
+    pub b: Tensor,
+}
+
+impl Stacked {
+    /// Of those parts of `group` that have one (`parts` in the order of [`Group::targets`]); `None`: of none.
+    pub fn of(group: Group, config: &Config, parts: Vec<Option<Lora>>) -> Option<Self> {
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        let out = group.shape(config).0;
+        let mut row = 0;
+        for (t, part) in group.targets(config).iter().zip(parts) {
+            let rows = t.shape(config).0;
+            if let Some(part) = part {
+                let whole = Tensor::zeros([out, part.a.size()[0]], (Kind::Float, part.b.device()));
+                whole.narrow(0, row, rows).copy_(&(part.b * part.scale));
+                a.push(part.a);
+                b.push(whole);
+            }
+            row += rows;
+        }
+        (!a.is_empty()).then(|| Self { a: Tensor::cat(&a, 0), b: Tensor::cat(&b, 1) })
+    }
+}
+
+/// Reads an adapter in PEFT's layout as the engine uses it: by layer, then by product (`Group as usize`), fp32, on the CPU.
+///
+/// # Errors
+/// I/O errors, shapes that do not fit, a kind of adapter that is not built, one that changes nothing.
+pub(crate) fn read_stacked(name: &str, dir: &Path, c: &Config) -> Result<Vec<[Option<Stacked>; 4]>> {
+    let (params, scale) = read_config(dir)?;
+    let weights = Weights::open_files(&[dir.join("adapter_model.safetensors")])?;
+    let r = i64::from(params.r);
+    let targets = targets(&params, c)?;
+    let mut layers = Vec::new();
+    for layer in 0..c.layers {
+        let mut parts = [const { None }; 4];
+        for group in Group::ALL {
+            let read = group.targets(c).iter().map(|&t| {
+                if !targets.contains(&t) {
+                    return Ok(None);
+                }
+                let (rows, inputs) = t.shape(c);
+                let load = |half, shape: [i64; 2]| {
+                    weights.load(&key(t, layer, c.arch, half), &shape, Kind::Float, Device::Cpu)
+                };
+                Ok(Some(Lora { a: load('A', [r, inputs])?, b: load('B', [rows, r])?, scale, dropout: 0.0 }))
+            });
+            parts[group as usize] = Stacked::of(group, c, read.collect::<Result<_>>()?);
+        }
+        layers.push(parts);
+    }
+    if layers.iter().flatten().all(Option::is_none) {
+        return Err(Error::Invalid(format!("adapter {name} in {} changes nothing", dir.display())));
+    }
+    Ok(layers)
 }
 
 /// Checks a job file's adapter and gives its targets. Names are the architecture's own or those of most architectures;

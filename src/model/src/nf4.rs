@@ -39,7 +39,15 @@ pub struct Nf4 {
     packed: Tensor,
     /// Largest magnitude per block, `[blocks]` fp32.
     scale: Tensor,
+    /// What the two numbers of each byte are, `[256, 2]` fp32, where it must be on a device: it is not sent there for
+    /// every product.
+    pairs: Option<Tensor>,
     shape: [i64; 2],
+}
+
+fn pairs(device: Device) -> Tensor {
+    let pairs: Vec<f32> = (0..256).flat_map(|b| [CODE[b >> 4], CODE[b & 15]]).collect();
+    Tensor::from_slice(&pairs).view([256, 2]).to_device(device)
 }
 
 impl Nf4 {
@@ -71,7 +79,8 @@ impl Nf4 {
             scale.narrow(0, first, n).copy_(&top);
             first += n;
         }
-        Ok(Self { packed, scale, shape: [out, inp] })
+        let pairs = (w.device() != Device::Cpu).then(|| pairs(w.device()));
+        Ok(Self { packed, scale, pairs, shape: [out, inp] })
     }
 
     /// The matrix in `kind`, new storage.
@@ -91,8 +100,10 @@ impl Nf4 {
 
     /// The same with libtorch's operations: both numbers of a byte are looked up at once.
     fn unpack_anywhere(&self, kind: Kind) -> Tensor {
-        let pairs: Vec<f32> = (0..256).flat_map(|b| [CODE[b >> 4], CODE[b & 15]]).collect();
-        let table = Tensor::from_slice(&pairs).view([256, 2]).to_device(self.packed.device());
+        let table = match &self.pairs {
+            Some(pairs) => pairs.shallow_clone(),
+            None => pairs(self.packed.device()),
+        };
         let numbers = table.index_select(0, &self.packed.view([-1]).to_kind(Kind::Int)).view([-1, BLOCK]);
         (numbers * self.scale.unsqueeze(1)).to_kind(kind)
     }
@@ -104,7 +115,12 @@ impl Nf4 {
     }
 
     pub(crate) fn shallow_clone(&self) -> Self {
-        Self { packed: self.packed.shallow_clone(), scale: self.scale.shallow_clone(), shape: self.shape }
+        Self {
+            packed: self.packed.shallow_clone(),
+            scale: self.scale.shallow_clone(),
+            pairs: self.pairs.as_ref().map(Tensor::shallow_clone),
+            shape: self.shape,
+        }
     }
 }
 

@@ -88,11 +88,28 @@ fn greedy_generation_equals_that_of_transformers_token_for_token() {
                 adapter: None,
             })
             .collect();
-        let answers = model.engine(Options::default()).generate(requests).unwrap();
-        for (i, answer) in answers.iter().enumerate() {
-            let want = Vec::<i64>::try_from(g["greedy"].get(i as i64)).unwrap();
-            let got: Vec<i64> = answer[0].tokens.iter().map(|&t| i64::from(t)).collect();
-            assert_eq!(got, want, "{name} row {i}");
+        let requests: Vec<Request> = requests;
+        // each model's own kernels, libtorch's, and both with prompts in pieces
+        for (libtorch, prefill_tokens) in [(false, 8192), (true, 8192), (false, 7), (true, 7)] {
+            let options =
+                Options { libtorch, prefill_tokens, piece_tokens: prefill_tokens, ..Options::default() };
+            let answers = model.engine(options).generate(requests.clone()).unwrap();
+            for (i, answer) in answers.iter().enumerate() {
+                let want = Vec::<i64>::try_from(g["greedy"].get(i as i64)).unwrap();
+                let got: Vec<i64> = answer[0].tokens.iter().map(|&t| i64::from(t)).collect();
+                assert_eq!(got, want, "{name} row {i}, {options:?}");
+                // and the log-probabilities are those of one pass over the whole text
+                let text =
+                    Tensor::cat(&[g["ids"].get(i as i64).narrow(0, 0, 16), Tensor::from_slice(&want)], 0);
+                let all = logits(&model.decoder, &text.unsqueeze(0), None).log_softmax(-1, Kind::Float);
+                let said = all.get(0).narrow(0, 15, want.len() as i64).gather(
+                    1,
+                    &Tensor::from_slice(&want).unsqueeze(1),
+                    false,
+                );
+                let worst = difference(&said.view(-1), &Tensor::from_slice(&answer[0].logprobs));
+                assert!(worst < 2e-5, "{name} row {i}, {options:?}: {worst}");
+            }
         }
     }
 }

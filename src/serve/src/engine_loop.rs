@@ -97,7 +97,9 @@ pub(crate) fn run(
             });
             return;
         }
-        match engine.step() {
+        let step = engine.step();
+        shared.metrics.set_cache(engine.cache());
+        match step {
             Ok(events) => {
                 shared.metrics.steps.fetch_add(1, Relaxed);
                 for event in events {

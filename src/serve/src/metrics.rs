@@ -1,5 +1,6 @@
 //! Counters of a server, in Prometheus' text format.
 
+use generate::CacheUse;
 use std::fmt::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -16,6 +17,7 @@ pub(crate) struct Metrics {
     pub cancelled: AtomicU64,
     /// Sequences running or waiting in the engine.
     pub sequences: AtomicUsize,
+    cache: Mutex<CacheUse>,
     /// Milliseconds since the epoch of the last request.
     pub last_request_ms: AtomicI64,
 }
@@ -27,6 +29,11 @@ impl Metrics {
             Some((_, n)) => *n += 1,
             None => answers.push((status, 1)),
         }
+    }
+
+    /// What the engine holds now.
+    pub fn set_cache(&self, now: CacheUse) {
+        *self.cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = now;
     }
 
     pub fn text(&self, draining: bool) -> String {
@@ -49,6 +56,15 @@ impl Metrics {
         row("cancelled_total", "counter", "Sequences whose client left.", self.cancelled.load(Relaxed));
         row("sequences", "gauge", "Sequences running or waiting.", self.sequences.load(Relaxed) as u64);
         row("draining", "gauge", "1 while nothing new is taken.", u64::from(draining));
+        let cache = *self.cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        row("kv_pages", "gauge", "Pages of keys and values of running sequences.", cache.pages as u64);
+        row("kv_pages_kept", "gauge", "Pages of beginnings that nobody uses.", cache.kept as u64);
+        if let Some(limit) = cache.limit {
+            row("kv_pages_limit", "gauge", "Most pages there may be.", limit as u64);
+        }
+        row("kv_page_bytes", "gauge", "Bytes of a page.", cache.page_bytes as u64);
+        row("preemptions_total", "counter", "Sequences computed again for want of pages.", cache.preemptions);
+        row("reused_tokens_total", "counter", "Tokens found in pages.", cache.reused_tokens);
         out.push_str(
             "# HELP bessemer_answers_total HTTP answers by status.\n# TYPE bessemer_answers_total counter\n",
         );

@@ -269,5 +269,14 @@ fn metrics_are_valid_prometheus_text() {
         }
     }
     assert!(text.contains("bessemer_answers_total{code=\"400\"} 1"), "{text}");
+    for row in [
+        "kv_pages_limit 7",
+        "kv_pages_kept 2",
+        "kv_page_bytes 1024",
+        "preemptions_total 3",
+        "reused_tokens_total 48",
+    ] {
+        assert!(text.contains(&format!("\nbessemer_{row}\n")), "{row}: {text}");
+    }
     server.stop();
 }

@@ -176,6 +176,11 @@ impl Cpu {
     pub fn new(threads: usize) -> Self {
         Self { isa: super::simd::isa(), pool: Pool::new(threads), tiled: Vec::new() }
     }
+
+    /// With as many threads as libtorch has.
+    pub fn of_libtorch() -> Self {
+        Self::new(super::pool::threads())
+    }
 }
 
 /// A pointer that several threads may have.

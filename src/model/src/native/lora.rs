@@ -3,13 +3,10 @@
 use super::Item;
 use super::gemm::{Cpu, Packed, Then};
 use crate::decoder::Decoder;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::layer::Group;
-use crate::lora;
-use crate::weights::Weights;
+use crate::lora::{self, Stacked};
 use std::path::Path;
-use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
 
 /// The products of a layer.
 pub(crate) const QKV: usize = Group::Qkv as usize;
@@ -35,45 +32,12 @@ impl Adapter {
     /// # Errors
     /// I/O errors, shapes that do not fit, a kind of adapter that is not built.
     pub fn read(name: &str, dir: &Path, base: &Decoder, cpu: &mut Cpu) -> Result<Self> {
-        let (params, scale) = lora::read_config(dir)?;
-        let weights = Weights::open_files(&[dir.join("adapter_model.safetensors")])?;
-        let (c, r) = (&base.config, i64::from(params.r));
-        let targets = lora::targets(&params, c)?;
-        let mut layers = Vec::new();
-        for layer in 0..base.layers.len() {
-            let mut parts = [const { None }; 4];
-            for (part, group) in parts.iter_mut().zip(Group::ALL) {
-                let (mut a, mut b) = (Vec::new(), Vec::new());
-                let out = group.shape(c).0;
-                let mut row = 0;
-                for &t in group.targets(c) {
-                    let (rows, inputs) = t.shape(c);
-                    if targets.contains(&t) {
-                        let load = |half, shape: [i64; 2]| {
-                            weights.load(&lora::key(t, layer, c.arch, half), &shape, Kind::Float, Device::Cpu)
-                        };
-                        a.push(load('A', [r, inputs])?);
-                        // what the other outputs of the product get from this adapter: nothing
-                        let whole = Tensor::zeros([out, r], (Kind::Float, Device::Cpu));
-                        whole.narrow(0, row, rows).copy_(&(load('B', [rows, r])? * scale));
-                        b.push(whole);
-                    }
-                    row += rows;
-                }
-                if !a.is_empty() {
-                    let (a, b) = (Tensor::cat(&a, 0), Tensor::cat(&b, 1));
-                    *part = Some(Pair {
-                        a: Packed::new(&mut cpu.pool, &a, None),
-                        b: Packed::new(&mut cpu.pool, &b, None),
-                    });
-                }
-            }
-            layers.push(parts);
-        }
-        if layers.iter().flatten().all(Option::is_none) {
-            return Err(Error::Invalid(format!("adapter {name} in {} changes nothing", dir.display())));
-        }
-        Ok(Self { layers })
+        let mut pack = |s: Stacked| Pair {
+            a: Packed::new(&mut cpu.pool, &s.a, None),
+            b: Packed::new(&mut cpu.pool, &s.b, None),
+        };
+        let layers = lora::read_stacked(name, dir, &base.config)?;
+        Ok(Self { layers: layers.into_iter().map(|l| l.map(|s| s.map(&mut pack))).collect() })
     }
 }
 
@@ -93,7 +57,7 @@ pub(crate) fn groups(items: &[Item]) -> Vec<(usize, Vec<usize>)> {
 /// Adds what the adapters of `groups` add to product `part` of `layer`.
 pub(crate) fn apply(
     cpu: &mut Cpu,
-    adapters: &[Arc<Adapter>],
+    adapters: &[Adapter],
     groups: &[(usize, Vec<usize>)],
     layer: usize,
     part: usize,

@@ -6,21 +6,22 @@
 //! step, on any number of threads, and whether its past was computed by this sequence or found in a shared page.
 
 pub(crate) mod gemm;
+pub(crate) mod kernels;
 pub(crate) mod lora;
 pub(crate) mod ops;
-pub(crate) mod pages;
 pub(crate) mod pool;
 pub(crate) mod simd;
+pub(crate) mod store;
 
 use crate::decoder::Decoder;
 use crate::layer::Group;
+use crate::pages::PAGE;
 use crate::rope::Rope;
 use crate::spec::{Activation, NormKind};
 use gemm::{Cpu, Packed, Shared, SharedMut, Then, floats};
 use lora::Adapter;
-use pages::{PAGE, Pages, Shape};
 use std::cell::RefCell;
-use std::sync::Arc;
+use store::{Shape, Store};
 use tch::{Device, Kind, Tensor};
 
 struct Layer {
@@ -133,9 +134,9 @@ impl Native {
         }
     }
 
-    /// Shape of the pages this model needs.
-    pub fn shape(&self) -> Shape {
-        Shape { layers: self.layers.len(), kv_heads: self.dims.kv_heads, dim: self.dims.dim }
+    /// Shape of the pages this model needs, in bfloat16 or fp32.
+    pub fn shape(&self, half: bool) -> Shape {
+        Shape { layers: self.layers.len(), kv_heads: self.dims.kv_heads, dim: self.dims.dim, half }
     }
 
     fn positions(&mut self, length: usize) {
@@ -166,8 +167,8 @@ impl Native {
     pub fn run(
         &mut self,
         cpu: &mut Cpu,
-        pages: &mut Pages,
-        adapters: &[Arc<Adapter>],
+        store: &mut Store,
+        adapters: &[Adapter],
         items: &[Item],
         tables: &[&[u32]],
         wanted: &[usize],
@@ -177,7 +178,7 @@ impl Native {
         let mut logits = vec![0f32; wanted.len() * vocab];
         let mut done = 0;
         for (pass, part) in items.chunks(PASS).enumerate() {
-            let hidden = self.trunk(cpu, pages, adapters, part, tables);
+            let hidden = self.trunk(cpu, store, adapters, part, tables);
             let from = pass * PASS;
             let here: Vec<usize> =
                 wanted.iter().filter(|&&w| w >= from && w < from + part.len()).map(|w| w - from).collect();
@@ -197,8 +198,8 @@ impl Native {
     fn trunk(
         &self,
         cpu: &mut Cpu,
-        pages: &mut Pages,
-        adapters: &[Arc<Adapter>],
+        store: &mut Store,
+        adapters: &[Adapter],
         items: &[Item],
         tables: &[&[u32]],
     ) -> Vec<f32> {
@@ -219,8 +220,8 @@ impl Native {
             norms(cpu, &x, &l.norm_attention, d.eps, &mut normed);
             l.qkv.apply(cpu, &normed, rows, &mut qkv, Then::Write);
             lora::apply(cpu, adapters, &groups, i, lora::QKV, &normed, &mut qkv);
-            self.remember(pages, i, items, tables, &mut qkv);
-            self.attention(cpu, pages, i, items, tables, &qkv, &mut attended);
+            self.remember(store, i, items, tables, &mut qkv);
+            self.attention(cpu, store, i, items, tables, &qkv, &mut attended);
             l.o.apply(cpu, &attended, rows, &mut x, Then::Add);
             lora::apply(cpu, adapters, &groups, i, lora::O, &attended, &mut x);
             norms(cpu, &x, &l.norm_mlp, d.eps, &mut normed);
@@ -234,7 +235,7 @@ impl Native {
     }
 
     /// Rotates queries and keys in place and puts keys and values into their pages.
-    fn remember(&self, pages: &mut Pages, layer: usize, items: &[Item], tables: &[&[u32]], qkv: &mut [f32]) {
+    fn remember(&self, store: &mut Store, layer: usize, items: &[Item], tables: &[&[u32]], qkv: &mut [f32]) {
         let d = self.dims;
         let (q, kv, half) = (d.heads * d.dim, d.kv_heads * d.dim, d.dim / 2);
         for (item, row) in items.iter().zip(qkv.chunks_exact_mut(q + 2 * kv)) {
@@ -242,7 +243,7 @@ impl Native {
             let (cos, sin) = (&self.table.0[at.clone()], &self.table.1[at]);
             row[..q + kv].chunks_exact_mut(d.dim).for_each(|head| ops::rotate(head, cos, sin));
             let page = tables[item.table][item.position / PAGE];
-            pages.put(page, item.position % PAGE, layer, &row[q..q + kv], &row[q + kv..]);
+            store.put(page, item.position % PAGE, layer, &row[q..q + kv], &row[q + kv..]);
         }
     }
 
@@ -250,7 +251,7 @@ impl Native {
     fn attention(
         &self,
         cpu: &mut Cpu,
-        pages: &Pages,
+        store: &Store,
         layer: usize,
         items: &[Item],
         tables: &[&[u32]],
@@ -263,11 +264,11 @@ impl Native {
         let width = (d.heads + 2 * d.kv_heads) * d.dim;
         let isa = cpu.isa;
         let out = SharedMut(out.as_mut_ptr());
-        let pages = Shared(std::ptr::from_ref(pages));
+        let store = Shared(std::ptr::from_ref(store));
         let piece = |n: usize| {
-            let (out, pages) = (&out, &pages);
+            let (out, store) = (&out, &store);
             // SAFETY: the pages outlive this call and nobody writes them during it.
-            let pages = unsafe { &*pages.0 };
+            let store = unsafe { &*store.0 };
             let (at, head) = (n / d.kv_heads, n % d.kv_heads);
             let item = items[at];
             let length = item.position + 1;
@@ -279,9 +280,9 @@ impl Native {
                     scores.resize(need, 0.0);
                 }
                 keys.clear();
-                keys.extend(used.iter().map(|&page| pages.keys(page, layer, head) as usize));
+                keys.extend(used.iter().map(|&page| store.keys(page, layer, head) as usize));
                 // SAFETY: addresses have the size of pointers, and these came from pointers.
-                let keys: &[*const f32] =
+                let keys: &[*const u8] =
                     unsafe { std::slice::from_raw_parts(keys.as_ptr().cast(), keys.len()) };
                 let q = &qkv[at * width + head * group * d.dim..][..group * d.dim];
                 // SAFETY: item `at` and head `head` own their part of `out`; scores and pages are as large as needed.
@@ -291,9 +292,10 @@ impl Native {
                         out: out.0.add((at * d.heads + head * group) * d.dim),
                         group,
                         dim: d.dim,
-                        padded: pages.shape().padded(),
+                        padded: store.shape().padded(),
                         keys,
-                        values: pages.values(),
+                        values: store.values(),
+                        half: store.shape().half,
                         first,
                         length,
                         scale: d.scale,

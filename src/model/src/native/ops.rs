@@ -134,9 +134,11 @@ pub(crate) struct Attend<'a> {
     /// `dim` rounded up to whole vectors: the width of a row of values.
     pub padded: usize,
     /// Start of each page's keys `[dim, 16]` for this layer and head.
-    pub keys: &'a [*const f32],
-    /// Distance from a page's keys to its values `[16, padded]`.
+    pub keys: &'a [*const u8],
+    /// Numbers from a page's keys to its values `[16, padded]`.
     pub values: usize,
+    /// Pages are bfloat16, else fp32.
+    pub half: bool,
     /// First token in sight; more than 0 only with a sliding window.
     pub first: usize,
     /// Tokens up to and with the query's own.
@@ -157,18 +159,28 @@ unsafe fn attend_body<S: Simd>(a: &Attend<'_>) {
     while g < a.group {
         // SAFETY: the caller's promise.
         g += unsafe {
-            match a.group - g {
-                4.. => attend_group::<S, 4>(a, g),
-                2.. => attend_group::<S, 2>(a, g),
-                _ => attend_group::<S, 1>(a, g),
+            match (a.group - g, a.half) {
+                (4.., false) => attend_group::<S, 4, false>(a, g),
+                (2.., false) => attend_group::<S, 2, false>(a, g),
+                (_, false) => attend_group::<S, 1, false>(a, g),
+                (4.., true) => attend_group::<S, 4, true>(a, g),
+                (2.., true) => attend_group::<S, 2, true>(a, g),
+                (_, true) => attend_group::<S, 1, true>(a, g),
             }
         };
     }
 }
 
+/// Sixteen numbers of a page from number `i` on.
+#[inline(always)]
+unsafe fn of_page<S: Simd, const HALF: bool>(page: *const u8, i: usize) -> S::V {
+    // SAFETY: the caller's promise: the page holds them.
+    unsafe { if HALF { S::load_bf16(page.cast::<u16>().add(i)) } else { S::load(page.cast::<f32>().add(i)) } }
+}
+
 /// `G` query heads from `g`; gives `G`.
 #[inline(always)]
-unsafe fn attend_group<S: Simd, const G: usize>(a: &Attend<'_>, g: usize) -> usize {
+unsafe fn attend_group<S: Simd, const G: usize, const HALF: bool>(a: &Attend<'_>, g: usize) -> usize {
     let (from, pages) = (a.first / LANES, a.length.div_ceil(LANES));
     let width = (pages - from) * LANES;
     // SAFETY: pages `from..pages` exist, queries and scores hold `group` rows.
@@ -179,7 +191,7 @@ unsafe fn attend_group<S: Simd, const G: usize>(a: &Attend<'_>, g: usize) -> usi
             let mut sum = [S::splat(0.0); G];
             let k = a.keys[page];
             for i in 0..a.dim {
-                let key = S::load(k.add(i * LANES));
+                let key = of_page::<S, HALF>(k, i * LANES);
                 for h in 0..G {
                     sum[h] = S::fma(S::splat(*q.add(h * a.dim + i)), key, sum[h]);
                 }
@@ -209,9 +221,9 @@ unsafe fn attend_group<S: Simd, const G: usize>(a: &Attend<'_>, g: usize) -> usi
         let mut column = 0;
         while column < a.padded {
             column += match (a.padded - column) / LANES {
-                4.. => weigh::<S, G, 4>(a, g, column, from, width, &norm),
-                2.. => weigh::<S, G, 2>(a, g, column, from, width, &norm),
-                _ => weigh::<S, G, 1>(a, g, column, from, width, &norm),
+                4.. => weigh::<S, G, 4, HALF>(a, g, column, from, width, &norm),
+                2.. => weigh::<S, G, 2, HALF>(a, g, column, from, width, &norm),
+                _ => weigh::<S, G, 1, HALF>(a, g, column, from, width, &norm),
             };
         }
     }
@@ -220,7 +232,7 @@ unsafe fn attend_group<S: Simd, const G: usize>(a: &Attend<'_>, g: usize) -> usi
 
 /// Values weighted by scores, columns `column..column + 16 C`; gives their number.
 #[inline(always)]
-unsafe fn weigh<S: Simd, const G: usize, const C: usize>(
+unsafe fn weigh<S: Simd, const G: usize, const C: usize, const HALF: bool>(
     a: &Attend<'_>,
     g: usize,
     column: usize,
@@ -235,10 +247,9 @@ unsafe fn weigh<S: Simd, const G: usize, const C: usize>(
         while at < a.length {
             let page = at / LANES;
             let end = a.length.min((page + 1) * LANES);
-            let values = a.keys[page].add(a.values + column);
             for t in at..end {
-                let row = values.add((t % LANES) * a.padded);
-                let v: [S::V; C] = std::array::from_fn(|c| S::load(row.add(c * LANES)));
+                let row = a.values + column + (t % LANES) * a.padded;
+                let v: [S::V; C] = std::array::from_fn(|c| of_page::<S, HALF>(a.keys[page], row + c * LANES));
                 for h in 0..G {
                     let p = S::splat(*a.scores.add(h * width + t - from * LANES));
                     for c in 0..C {

@@ -84,6 +84,11 @@ impl Shared {
     }
 }
 
+/// Threads that libtorch calculates with.
+pub(crate) fn threads() -> usize {
+    usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1)
+}
+
 /// A pool of `threads` threads, the calling one among them.
 pub(crate) struct Pool {
     shared: Arc<Shared>,

@@ -1,9 +1,11 @@
-//! A tiny random model for tests.
+//! A tiny random model for tests, requests, and what a pass of the whole text says about an answer.
+#![allow(dead_code, reason = "every test file uses its own part")]
 
-use model::Spec;
+use generate::{Request, Sampling};
 use model::config::{Arch, Config, RopeScaling};
-use model::{Model, Tokenizer};
-use tch::Device;
+use model::{Model, Pass, Spec, Tokenizer};
+use record::params::LoraParams;
+use tch::{Device, Kind, Tensor};
 
 pub fn config(arch: Arch) -> Config {
     let mut spec = Spec::of(arch);
@@ -61,4 +63,79 @@ pub fn tiny(arch: Arch, seed: i64) -> Model {
         }
     });
     model
+}
+
+pub fn requests(model: &Model, n: u32) -> Vec<Request> {
+    [
+        "Read n integers.",
+        "print(",
+        "x",
+        "Print how many are greater than 7.",
+        "sum of 12 and 345 please, quickly",
+    ]
+    .iter()
+    .enumerate()
+    .map(|(i, text)| Request {
+        prompt: model.tokenizer.encode(text).unwrap(),
+        n,
+        adapter: None,
+        sampling: Sampling { seed: 100 * i as u64, max_new_tokens: 5 + 7 * i as u32, ..Sampling::default() },
+    })
+    .collect()
+}
+
+/// Log-probabilities of `tokens` after `prompt`, by one pass over the whole text.
+pub fn teacher_forced(model: &Model, prompt: &[u32], tokens: &[u32]) -> Vec<f64> {
+    let ids: Vec<i64> = prompt.iter().chain(tokens).map(|&t| i64::from(t)).collect();
+    let _guard = tch::no_grad_guard();
+    let h = model.decoder.trunk(&Tensor::from_slice(&ids).unsqueeze(0), None, Pass::EVAL).unwrap();
+    let logp = model.decoder.logits(&h).log_softmax(-1, Kind::Float);
+    tokens
+        .iter()
+        .enumerate()
+        .map(|(i, &t)| logp.double_value(&[(prompt.len() + i) as i64 - 1, i64::from(t)]))
+        .collect()
+}
+
+pub fn after(model: &Model, system: &str, texts: &[&str]) -> Vec<Request> {
+    texts
+        .iter()
+        .enumerate()
+        .map(|(i, text)| Request {
+            prompt: model.tokenizer.encode(&format!("{system}{text}")).unwrap(),
+            n: 2,
+            adapter: None,
+            sampling: Sampling { seed: 50 * i as u64, max_new_tokens: 9, ..Sampling::default() },
+        })
+        .collect()
+}
+
+/// A model and two adapters of it on disk, each with what a model that has it merged answers.
+pub fn adapters(arch: Arch, dir: &std::path::Path) -> (Model, Vec<Model>) {
+    let base = tiny(arch, 12);
+    let tuned = (0..2)
+        .map(|i| {
+            let mut model = tiny(arch, 12);
+            let targets = if i == 0 {
+                vec!["q_proj", "v_proj", "down_proj"]
+            } else {
+                vec!["k_proj", "o_proj", "gate_proj", "up_proj"]
+            };
+            let p = LoraParams {
+                r: 3 + i,
+                alpha: 8.0,
+                targets: targets.into_iter().map(str::to_owned).collect(),
+                ..LoraParams::default()
+            };
+            model.decoder.add_adapter(&p).unwrap();
+            tch::no_grad(|| {
+                for (_, mut t) in model.decoder.adapter_tensors() {
+                    let _ = t.normal_(0.0, 0.15);
+                }
+            });
+            model.save_adapter(&dir.join(format!("a{i}")), "base").unwrap();
+            model
+        })
+        .collect();
+    (base, tuned)
 }

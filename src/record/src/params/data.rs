@@ -56,11 +56,13 @@ pub struct ServeParams {
     /// Most new tokens of one answer, whatever a request asks.
     #[schemars(range(min = 1))]
     pub max_new_tokens: u32,
+    /// Most bytes of keys and values of running answers and kept beginnings together; 0 is no limit. Where they run out, requests wait, and the youngest answers are computed again later.
+    pub kv_bytes: u64,
 }
 
 impl Default for ServeParams {
     fn default() -> Self {
-        Self { max_batch: 32, queue: 1024, idle_timeout_s: 1800, max_new_tokens: 1024 }
+        Self { max_batch: 32, queue: 1024, idle_timeout_s: 1800, max_new_tokens: 1024, kv_bytes: 0 }
     }
 }
 

@@ -1,7 +1,7 @@
 //! An engine without a model, and a server around it on loopback.
 #![allow(dead_code, reason = "every test file uses its own part")]
 
-use generate::{Engine, EngineError, Finish, Message, Request, SeqId, Sequence, StepEvent};
+use generate::{CacheUse, Engine, EngineError, Finish, Message, Request, SeqId, Sequence, StepEvent};
 use record::layout;
 use serve::{Endpoint, Left, Limits, Report, Service, run_service};
 use std::collections::VecDeque;
@@ -104,6 +104,17 @@ impl Engine for Fake {
     }
     fn pending(&self) -> usize {
         self.running.len()
+    }
+    /// A page for every sequence.
+    fn cache(&self) -> CacheUse {
+        CacheUse {
+            pages: self.running.len(),
+            kept: 2,
+            limit: Some(7),
+            page_bytes: 1024,
+            preemptions: 3,
+            reused_tokens: 48,
+        }
     }
     fn step(&mut self) -> Result<Vec<StepEvent>, EngineError> {
         self.gate.pass();

@@ -4,6 +4,7 @@ use crate::context::{Context, Ending, Failure, Report};
 use crate::kinds::device;
 use crate::kinds::training::ADAPTER;
 use anyhow::Result;
+use generate::Engine;
 use model::{Model, Options};
 use record::layout;
 use record::params::{Precision, ServeParams};
@@ -22,7 +23,14 @@ pub fn run(cx: &mut Context, params: &ServeParams) -> Result<Ending> {
     let dir = cx.input("model")?;
     let model = Model::load(&dir, Precision::Fp32, device())?;
     let max_batch = params.max_batch as usize;
-    let mut engine = model.engine(Options { max_batch, ..Options::default() });
+    let kv_bytes = (params.kv_bytes > 0).then(|| usize::try_from(params.kv_bytes).unwrap_or(usize::MAX));
+    let mut engine = model.engine(Options { max_batch, kv_bytes, ..Options::default() });
+    let cache = engine.cache();
+    if cache.limit == Some(0) {
+        let what =
+            format!("kv_bytes {} is less than one page of {} bytes", params.kv_bytes, cache.page_bytes);
+        return Err(Failure::user(what).into());
+    }
     let adapters = adapters(cx, &dir)?;
     for (name, dir) in &adapters {
         engine.add_adapter(name, dir, &model)?;

@@ -1,16 +1,11 @@
-//! Keys and values in pages of 16 tokens. A page belongs to everybody whose text begins the same way: the samples of one
-//! prompt, and prompts with an equal beginning (a system prompt, earlier turns of a conversation).
+//! Which page holds what, and who looks at it: keys and values lie in pages of 16 tokens, and a page belongs to everybody
+//! whose text begins the same way (the samples of one prompt, prompts with an equal system prompt, earlier turns of a
+//! conversation). Numbers only; the keys and values themselves are with whoever calculates ([`crate::paged::Kernels`]).
 
-use super::simd::LANES;
 use std::collections::{BTreeMap, HashMap};
 
 /// Tokens of a page.
-pub(crate) const PAGE: usize = LANES;
-
-/// A cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; LANES]);
+pub(crate) const PAGE: usize = 16;
 
 /// What a full page holds: these tokens, after what the parent page stands for. Exact, not a hash: two texts can never be
 /// taken for each other.
@@ -32,36 +27,8 @@ struct Page {
     since: u64,
 }
 
-/// Shape of a page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Shape {
-    pub layers: usize,
-    pub kv_heads: usize,
-    pub dim: usize,
-}
-
-impl Shape {
-    /// Width of a row of values.
-    pub fn padded(self) -> usize {
-        self.dim.next_multiple_of(LANES)
-    }
-
-    /// fp32 numbers of one layer's and head's keys `[dim, 16]` and values `[16, padded]`.
-    fn unit(self) -> usize {
-        PAGE * (self.dim + self.padded())
-    }
-
-    fn floats(self) -> usize {
-        self.layers * self.kv_heads * self.unit()
-    }
-}
-
 /// All pages of an engine.
 pub(crate) struct Pages {
-    shape: Shape,
-    /// Pages are made in slabs of about 8 MB: growth copies nothing.
-    slabs: Vec<Vec<Line>>,
-    per_slab: usize,
     pages: Vec<Page>,
     free: Vec<u32>,
     index: HashMap<Key, u32>,
@@ -69,79 +36,67 @@ pub(crate) struct Pages {
     idle: BTreeMap<u64, u32>,
     /// Most idle pages to keep.
     keep: usize,
+    /// Most pages that there may be, idle ones included.
+    limit: usize,
     clock: u64,
 }
 
 impl Pages {
-    /// `keep_bytes`: how much to spend on pages that nobody uses at the moment.
-    pub fn new(shape: Shape, keep_bytes: usize) -> Self {
-        let bytes = shape.floats() * size_of::<f32>();
+    /// `keep`: most pages that nobody uses at the moment; they go when `limit` leaves no room for pages in use.
+    pub fn new(keep: usize, limit: usize) -> Self {
         Self {
-            shape,
-            slabs: Vec::new(),
-            per_slab: ((8 << 20) / bytes).max(1),
             pages: Vec::new(),
             free: Vec::new(),
             index: HashMap::new(),
             idle: BTreeMap::new(),
-            keep: keep_bytes / bytes,
+            keep,
+            limit: limit.min(u32::MAX as usize),
             clock: 0,
         }
     }
 
-    pub fn shape(&self) -> Shape {
-        self.shape
+    /// Most pages that there may be.
+    pub fn limit(&self) -> usize {
+        self.limit
     }
 
-    /// Distance from a page's keys to its values, for one layer and head.
-    pub fn values(&self) -> usize {
-        PAGE * self.shape.dim
+    /// Pages that there are: their numbers are below it.
+    pub fn made(&self) -> usize {
+        self.pages.len()
     }
 
-    /// Start of the keys of a layer and head.
-    pub fn keys(&self, page: u32, layer: usize, head: usize) -> *const f32 {
-        let (page, s) = (page as usize, self.shape);
-        let lines = self.slabs[page / self.per_slab].as_ptr();
-        let at = (page % self.per_slab) * s.floats() + (layer * s.kv_heads + head) * s.unit();
-        debug_assert!(at + s.unit() <= self.slabs[page / self.per_slab].len() * LANES);
-        // SAFETY: inside the slab, by the arithmetic above.
-        unsafe { lines.cast::<f32>().add(at) }
+    pub fn in_use(&self) -> usize {
+        self.pages.len() - self.free.len() - self.idle.len()
     }
 
-    /// Puts one token's key and value `[kv_heads * dim]` at `place` of `page`.
-    pub fn put(&mut self, page: u32, place: usize, layer: usize, k: &[f32], v: &[f32]) {
-        let s = self.shape;
-        let slab = &mut self.slabs[page as usize / self.per_slab];
-        let from = (page as usize % self.per_slab) * s.floats() + layer * s.kv_heads * s.unit();
-        let units = flat(&mut slab[from / LANES..(from + s.kv_heads * s.unit()) / LANES]);
-        for (h, unit) in units.chunks_exact_mut(s.unit()).enumerate() {
-            let (keys, values) = unit.split_at_mut(PAGE * s.dim);
-            for (i, &x) in k[h * s.dim..(h + 1) * s.dim].iter().enumerate() {
-                keys[i * LANES + place] = x;
-            }
-            values[place * s.padded()..place * s.padded() + s.dim]
-                .copy_from_slice(&v[h * s.dim..(h + 1) * s.dim]);
-        }
+    /// Pages that nobody uses but whose content is known.
+    pub fn kept(&self) -> usize {
+        self.idle.len()
     }
 
-    /// A page for one user, content undefined.
-    pub fn take(&mut self) -> u32 {
+    /// Pages that can still be taken.
+    pub fn available(&self) -> usize {
+        self.limit - self.in_use()
+    }
+
+    /// A page for one user, content undefined; `None` when as many as there may be are in use. `more`: how many to add to
+    /// so many when none is free.
+    pub fn take(&mut self, more: impl Fn(usize) -> usize) -> Option<u32> {
+        let made = self.pages.len();
         let page = if let Some(page) = self.free.pop() {
             page
-        } else if self.idle.len() > self.keep
-            && let Some((_, page)) = self.idle.pop_first()
-        {
+        } else if made < self.limit {
+            let more = more(made).clamp(1, self.limit - made);
+            self.pages.extend((0..more).map(|_| Page::default()));
+            self.free.extend((made as u32 + 1..(made + more) as u32).rev());
+            made as u32
+        } else {
+            let (_, page) = self.idle.pop_first()?;
             self.forget(page);
             page
-        } else {
-            let first = self.pages.len() as u32;
-            self.slabs.push(vec![Line([0.0; LANES]); self.per_slab * self.shape.floats() / LANES]);
-            self.pages.extend((0..self.per_slab).map(|_| Page::default()));
-            self.free.extend((first + 1..first + self.per_slab as u32).rev());
-            first
         };
         self.pages[page as usize].users = 1;
-        page
+        Some(page)
     }
 
     fn forget(&mut self, page: u32) {
@@ -184,16 +139,6 @@ impl Pages {
         }
     }
 
-    /// A page of the same content.
-    pub fn copy(&mut self, from: u32) -> u32 {
-        let to = self.take();
-        let n = self.shape.floats() / LANES;
-        let (a, b) = (from as usize, to as usize);
-        let source = self.slabs[a / self.per_slab][a % self.per_slab * n..][..n].to_vec();
-        self.slabs[b / self.per_slab][b % self.per_slab * n..][..n].copy_from_slice(&source);
-        to
-    }
-
     /// Known pages at the beginning of `tokens`, each with one user more. Leaves at least one token over.
     pub fn find(&mut self, tokens: &[u32], adapter: u32) -> Vec<u32> {
         let mut found = Vec::new();
@@ -207,6 +152,15 @@ impl Pages {
             found.push(page);
         }
         found
+    }
+
+    /// How many pages a text of these tokens would add to those in use.
+    pub fn missing(&mut self, tokens: &[u32], adapter: u32) -> usize {
+        let before = self.in_use();
+        let found = self.find(tokens, adapter);
+        let idle = self.in_use() - before;
+        self.release(&found);
+        tokens.len().div_ceil(PAGE) - found.len() + idle
     }
 
     /// Makes the full pages of a text known.
@@ -233,21 +187,10 @@ impl Pages {
         self.free.extend(std::mem::take(&mut self.idle).into_values());
     }
 
-    /// Gives all memory back.
+    /// Forgets that there are pages.
     pub fn clear(&mut self) {
-        *self = Self { keep: self.keep, per_slab: self.per_slab, ..Self::new(self.shape, 0) };
+        *self = Self::new(self.keep, self.limit);
     }
-
-    /// `(in use, kept for later)`
-    #[cfg(test)]
-    pub fn count(&self) -> (usize, usize) {
-        (self.pages.len() - self.free.len() - self.idle.len(), self.idle.len())
-    }
-}
-
-fn flat(lines: &mut [Line]) -> &mut [f32] {
-    // SAFETY: a line is 16 fp32 numbers and nothing else.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LANES) }
 }
 
 #[cfg(test)]
@@ -255,8 +198,11 @@ mod tests {
     use super::*;
 
     fn pages(keep: usize) -> Pages {
-        let shape = Shape { layers: 1, kv_heads: 1, dim: 4 };
-        Pages::new(shape, keep * shape.floats() * 4)
+        Pages::new(keep, usize::MAX)
+    }
+
+    fn taken(p: &mut Pages, n: usize) -> Vec<u32> {
+        (0..n).map(|_| p.take(|_| 7).expect("no limit")).collect()
     }
 
     fn text(n: u32) -> Vec<u32> {
@@ -266,7 +212,7 @@ mod tests {
     #[test]
     fn known_beginnings_are_found_and_the_last_token_is_always_left_over() {
         let mut p = pages(8);
-        let table: Vec<u32> = (0..3).map(|_| p.take()).collect();
+        let table = taken(&mut p, 3);
         p.learn(&text(48), 0, &table);
         assert_eq!(p.find(&text(48), 0), table[..2]);
         assert_eq!(p.find(&text(49), 0), table);
@@ -281,23 +227,23 @@ mod tests {
     #[test]
     fn unused_pages_are_kept_up_to_the_limit_oldest_ends_going_first() {
         let mut p = pages(2);
-        let table: Vec<u32> = (0..3).map(|_| p.take()).collect();
+        let table = taken(&mut p, 3);
         p.learn(&text(48), 0, &table);
         p.release(&table);
-        assert_eq!(p.count(), (0, 2));
+        assert_eq!((p.in_use(), p.kept()), (0, 2));
         let again = p.find(&text(49), 0);
         assert_eq!(again, table[..2]);
-        assert_eq!(p.count(), (2, 0));
+        assert_eq!((p.in_use(), p.kept()), (2, 0));
         p.release(&again);
         p.forget_all();
         assert!(p.find(&text(49), 0).is_empty());
-        assert_eq!(p.count(), (0, 0));
+        assert_eq!((p.in_use(), p.kept()), (0, 0));
     }
 
     #[test]
     fn pages_in_use_are_never_given_away() {
         let mut p = pages(0);
-        let mine: Vec<u32> = (0..40).map(|_| p.take()).collect();
+        let mine = taken(&mut p, 40);
         let mut seen = mine.clone();
         seen.sort_unstable();
         seen.dedup();
@@ -305,24 +251,27 @@ mod tests {
         p.learn(&text(640), 0, &mine);
         p.share(mine[0]);
         p.release(&mine);
-        assert_eq!(p.count(), (1, 0));
-        let more: Vec<u32> = (0..100).map(|_| p.take()).collect();
+        assert_eq!((p.in_use(), p.kept()), (1, 0));
+        let more = taken(&mut p, 100);
         assert!(!more.contains(&mine[0]));
     }
 
     #[test]
-    fn what_is_put_is_what_is_read() {
-        let mut p = pages(0);
-        let page = p.take();
-        p.put(page, 3, 0, &[1.0, 2.0, 3.0, 4.0], &[5.0, 6.0, 7.0, 8.0]);
-        let copy = p.copy(page);
-        for page in [page, copy] {
-            let k = p.keys(page, 0, 0);
-            // SAFETY: keys are [4, 16], values follow as [16, 16].
-            unsafe {
-                assert_eq!((*k.add(3), *k.add(2 * LANES + 3)), (1.0, 3.0));
-                assert_eq!(*k.add(p.values() + 3 * 16 + 1), 6.0);
-            }
-        }
+    fn a_limit_is_kept_and_pages_in_use_go_before_idle_ones() {
+        let mut p = Pages::new(3, 4);
+        let table = taken(&mut p, 3);
+        p.learn(&text(48), 0, &table);
+        p.release(&table);
+        assert_eq!((p.in_use(), p.kept(), p.available()), (0, 3, 4));
+        // two pages are there and idle, the third is left over for its last token: all three have to be had
+        assert_eq!(p.missing(&text(48), 0), 3);
+        let found = p.find(&text(48), 0);
+        assert_eq!(p.missing(&text(48), 0), 1, "shared with who uses them");
+        let more = taken(&mut p, 2);
+        assert!(more.iter().all(|page| !found.contains(page)));
+        assert_eq!((p.in_use(), p.kept(), p.available()), (4, 0, 0));
+        assert_eq!(p.take(|_| 7), None);
+        p.release(&more);
+        assert!(p.take(|_| 7).is_some() && p.made() == 4);
     }
 }
