@@ -81,7 +81,9 @@ fn what_is_below_a_limit_is_not_killed_and_small_programs_are_seen_as_small() {
         assert_eq!(r.verdict, verdict, "{mb} MiB of 64: {r:?}");
     }
     let r = s.run(&Job::python("x", hold).test("1", "1"));
-    assert!(r.tests[0].memory_peak_mb < 8.0, "{} MiB", r.tests[0].memory_peak_mb);
+    // Where the kernel cannot start a peak anew (version 2 before 6.12) it is sampled, as in B, where pages that the program
+    // shares with the warm interpreter count: 9 MiB on Linux 6.1.
+    assert!(r.tests[0].memory_peak_mb < 12.0, "{} MiB", r.tests[0].memory_peak_mb);
 }
 
 #[test]
