@@ -12,19 +12,24 @@ tests     run the test programs of the sandbox's crates, hostile programs includ
 processes programs may start processes (in `smoke` in guest.py)
 """
 
-NO_USERNS = {"user": 1000, "sysctl": {"user.max_user_namespaces": 0}, "processes": False, "tests": False}
+NO_USERNS = {
+    "user": 1000,
+    "sysctl": {"user.max_user_namespaces": 0},
+    "processes": False,
+    "tests": False,
+    "refuses": "user namespaces are refused",
+}
 
 CONFIGURATIONS = {
     "cgroup2-root": {"user": 0, "group": "root", "tier": "A"},
     "cgroup2-delegated": {"user": 1000, "group": "delegated", "tier": "A"},
     "plain-user": {"user": 1000, "tier": "B"},
     "no-netns": {"user": 1000, "tier": "B-", "sysctl": {"user.max_net_namespaces": 0}},
-    # When tiers C and D are built: "tier": "C", "options": ["--tier-min", "C"], and `refuses` stays.
-    "no-userns": {**NO_USERNS, "tier": None, "refuses": "user namespaces are refused"},
+    "no-userns": {**NO_USERNS, "tier": "C", "options": ["--tier-min", "C"]},
     "no-userns-no-landlock": {
         **NO_USERNS,
-        "tier": None,
-        "refuses": "user namespaces are refused",
+        "tier": "D",
+        "options": ["--tier-min", "D"],
         "append": "lsm=yama,apparmor",
     },
 }
