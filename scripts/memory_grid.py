@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure the peak resident memory of real fine-tuning tasks on random models, for docs/MEMORY.md.
+"""Measure the peak resident memory of real tasks (sft, rl, serve with sample, eval) on random models, for docs/MEMORY.md.
 
     scripts/memory_grid.py WORKER DIRECTORY [NAME...] > grid.jsonl
     cargo run -p bessemer-plan --example memory < grid.jsonl
@@ -10,6 +10,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import sys
 import numpy as np
 
 GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "parity", "golden", "llama-gqa")
+# tokens of a prompt, as the planner takes them to have, and of an answer
+PROMPT, NEW = 1024, 64
 
 
 def model(root, name, vocab, hidden, intermediate, layers, heads, kv_heads):
@@ -73,35 +76,65 @@ def rows(root, tokens):
     return path
 
 
-def peak(worker, root, name, model_dir, params, data):
-    """Runs one attempt of kind sft; peak resident bytes and its outcome."""
-    task = os.path.join(root, f"task-{name}")
-    shutil.rmtree(task, ignore_errors=True)
-    attempt = os.path.join(task, "attempt-1")
-    os.makedirs(attempt)
-    spec = {
-        "format": 1, "sweep": "grid", "phase": "sft", "labels": {}, "key": "k" * 20, "attempt": 1, "token": "bs-abcdefghijkl",
-        "kind": "sft", "params": params, "inputs": {}, "services": {}, "consumers": [],
-        "sources": {
-            "model": [{"reference": name, "identity": "random", "path": model_dir}],
-            "data": [{"reference": "rows", "identity": "random", "path": data}],
-        },
-        "resources": {"cpus": 2, "gpus": 0, "memory_mb": 16000, "walltime_s": 3600},
-        "task_dir": task, "attempt_dir": attempt, "margin_s": 10,
-    }
-    with open(os.path.join(attempt, "task.json"), "w") as f:
-        json.dump(spec, f)
-    with open(os.path.join(attempt, "err"), "w") as err:
-        process = subprocess.Popen([worker, "run", os.path.join(attempt, "task.json")], stderr=err)
-    _, _, usage = os.wait4(process.pid, 0)
-    try:
-        with open(os.path.join(attempt, "outcome.json")) as f:
-            outcome = json.load(f)
-    except FileNotFoundError:
-        with open(os.path.join(attempt, "err")) as f:
-            outcome = {"status": "failed", "message": f.read()}
-    shutil.rmtree(os.path.join(attempt, "out"), ignore_errors=True)
-    return usage.ru_maxrss * 1024, outcome
+def corpus(root, tokens, problems):
+    """Problems whose prompts have `tokens` tokens each: one for the beginning, and letters that no merge of the tokenizer has."""
+    where = os.path.join(root, f"corpus-{tokens}-{problems}")
+    os.makedirs(where, exist_ok=True)
+    draw = random.Random(2)
+    for split in ("train", "validation", "held-out"):
+        with open(os.path.join(where, f"problems.{split}.jsonl"), "w") as f:
+            for i in range(problems):
+                problem = {
+                    "id": f"{split}/{i}", "family": "grid", "split": split, "reference": "print(1)",
+                    "prompt": "".join(draw.choice("ABCDEFGHIJKLMNOQSTUVWXYZ") for _ in range(tokens - 1)),
+                    "tests": [{"stdin": "", "expected": "1"}],
+                }
+                f.write(json.dumps(problem) + "\n")
+    return where
+
+
+class Attempt:
+    """One attempt of the worker. `sources`: role -> path; `services`: role -> attempt."""
+
+    def __init__(self, worker, root, name, kind, params, sources, services=None):
+        self.task = os.path.join(root, f"task-{name}")
+        shutil.rmtree(self.task, ignore_errors=True)
+        self.dir = os.path.join(self.task, "attempt-1")
+        os.makedirs(self.dir)
+        spec = {
+            "format": 1, "sweep": "grid", "phase": kind, "labels": {}, "key": "k" * 20, "attempt": 1, "token": "bs-abcdefghijkl",
+            "kind": kind, "params": params, "inputs": {}, "consumers": [],
+            "services": {r: {"phase": "serve", "key": "k" * 20, "task_dir": s.task} for r, s in (services or {}).items()},
+            "sources": {r: [{"reference": r, "identity": "random", "path": p}] for r, p in sources.items()},
+            "resources": {"cpus": 2, "gpus": 0, "memory_mb": 16000, "walltime_s": 3600},
+            "task_dir": self.task, "attempt_dir": self.dir, "margin_s": 10,
+        }
+        with open(os.path.join(self.dir, "task.json"), "w") as f:
+            json.dump(spec, f)
+        with open(os.path.join(self.dir, "err"), "w") as err:
+            self.process = subprocess.Popen([worker, "run", os.path.join(self.dir, "task.json")], stderr=err)
+
+    def end(self):
+        """Waits; peak resident bytes and the outcome."""
+        _, _, usage = os.wait4(self.process.pid, 0)
+        try:
+            with open(os.path.join(self.dir, "outcome.json")) as f:
+                outcome = json.load(f)
+        except FileNotFoundError:
+            with open(os.path.join(self.dir, "err")) as f:
+                outcome = {"status": "failed", "message": f.read()}
+        shutil.rmtree(os.path.join(self.dir, "out"), ignore_errors=True)
+        return usage.ru_maxrss * 1024, outcome
+
+
+def serving(worker, root, name, model_dir, params, problems, load):
+    """A server under the load of a `sample` task that keeps it full; peaks and outcomes of both."""
+    server = Attempt(worker, root, name, "serve", params, {"model": model_dir})
+    # the server binds loopback outside of batch jobs; the sampler waits for its lease
+    sampler = Attempt(worker, root, name + "-sample", "sample", load, {"corpus": problems}, {"generator": server})
+    drawn = sampler.end()
+    os.kill(server.process.pid, signal.SIGTERM)
+    return server.end(), drawn
 
 
 def main():
@@ -111,7 +144,8 @@ def main():
     b = model(root, "b", 32000, 256, 704, 4, 4, 4)
     c = model(root, "c", 32000, 768, 2048, 12, 12, 12)
     lora = {"r": 16, "alpha": 32.0, "dropout": 0.0}
-    grid = [
+    nf4 = {"lora": lora, "quantization": "nf4"}
+    sft = [
         ("a-lora-2x512", a, {"batch": 2, "max_tokens": 512, "lora": lora}),
         ("a-lora-4x512", a, {"batch": 4, "max_tokens": 512, "lora": lora}),
         ("a-lora-8x512", a, {"batch": 8, "max_tokens": 512, "lora": lora}),
@@ -127,16 +161,74 @@ def main():
         ("c-lora-1x512", c, {"batch": 1, "max_tokens": 512, "lora": lora}),
         ("c-lora-4x512", c, {"batch": 4, "max_tokens": 512, "lora": lora}),
         ("c-full-1x512", c, {"batch": 1, "max_tokens": 512, "lora": None}),
+        ("a-nf4-4x512", a, {"batch": 4, "max_tokens": 512, **nf4}),
+        ("a-nf4-recompute-4x512", a, {"batch": 4, "max_tokens": 512, **nf4, "recompute": True}),
+        ("a-nf4-bf16-4x512", a, {"batch": 4, "max_tokens": 512, **nf4, "precision": "bf16"}),
+        ("a-nf4-bf16-recompute-4x512", a, {"batch": 4, "max_tokens": 512, **nf4, "precision": "bf16", "recompute": True}),
+        ("c-nf4-1x512", c, {"batch": 1, "max_tokens": 512, **nf4}),
+        ("c-nf4-4x512", c, {"batch": 4, "max_tokens": 512, **nf4}),
+        ("c-nf4-recompute-4x512", c, {"batch": 4, "max_tokens": 512, **nf4, "recompute": True}),
+        ("c-nf4-bf16-4x512", c, {"batch": 4, "max_tokens": 512, **nf4, "precision": "bf16"}),
+        ("c-nf4-bf16-recompute-4x512", c, {"batch": 4, "max_tokens": 512, **nf4, "precision": "bf16", "recompute": True}),
     ]
-    for name, (where, config), params in grid:
-        if only and not any(name.startswith(o) for o in only):
-            continue
-        params = {"epochs": 1, "max_steps": 2, "accumulation": 1, "checkpoint_every": 0, **params}
-        found, outcome = peak(worker, root, name, where, params, rows(root, params["max_tokens"]))
-        if outcome["status"] != "ok":
+    small = {"prompts": 2, "rollouts": 8, "minibatch": 4}
+    wide = {"prompts": 4, "rollouts": 16, "minibatch": 2}
+    grpo, ppo, bf16 = {"algorithm": "grpo"}, {"algorithm": "ppo"}, {"precision": "bf16"}
+    rl = [
+        ("a-grpo-2x8-4", a, {**grpo, **small}),
+        ("a-grpo-4x16-2", a, {**grpo, **wide}),
+        ("a-grpo-bf16-2x8-4", a, {**grpo, **small, **bf16}),
+        ("a-grpo-bf16-4x16-2", a, {**grpo, **wide, **bf16}),
+        ("a-grpo-recompute-2x8-4", a, {**grpo, **small, "recompute": True}),
+        ("a-grpo-nf4-2x8-4", a, {**grpo, **small, **nf4}),
+        ("a-grpo-nf4-4x16-1", a, {**grpo, **wide, **nf4, "minibatch": 1, "recompute": True}),
+        ("a-grpo-full-2x8-4", a, {**grpo, **small, "lora": None}),
+        ("a-ppo-2x8-4", a, {**ppo, **small}),
+        ("a-ppo-bf16-4x16-2", a, {**ppo, **wide, **bf16}),
+        ("b-ppo-4x16-2", b, {**ppo, **wide}),
+        ("c-grpo-2x4-1", c, {**grpo, "prompts": 2, "rollouts": 4, "minibatch": 1}),
+        ("c-ppo-bf16-2x4-2", c, {**ppo, "prompts": 2, "rollouts": 4, "minibatch": 2, **bf16}),
+        ("c-grpo-recompute-8x8-1", c, {**grpo, "prompts": 8, "rollouts": 8, "minibatch": 1, "recompute": True}),
+    ]
+    serve = [("a-serve-8", a, 8), ("a-serve-32", a, 32), ("b-serve-16", b, 16), ("c-serve-4", c, 4), ("c-serve-16", c, 16)]
+    measure = [("a-eval-4", a, 4), ("b-eval-1", b, 1), ("c-eval-8", c, 8)]
+
+    def wanted(name):
+        return not only or any(name.startswith(o) for o in only)
+
+    def say(name, kind, config, params, found):
+        peak, outcome = found
+        # a server is told to leave, which is no failure of its own
+        if outcome["status"] not in ("ok", "checkpointed"):
             print(f"{name}: {outcome['message']}", file=sys.stderr)
-            continue
-        print(json.dumps({"name": name, "peak_mb": round(found / 1e6), "params": params, "config": config}), flush=True)
+            return
+        row = {"name": name, "kind": kind, "peak_mb": round(peak / 1e6), "params": params, "config": config}
+        print(json.dumps(row), flush=True)
+
+    for name, (where, config), params in sft:
+        if wanted(name):
+            params = {"epochs": 1, "max_steps": 2, "accumulation": 1, "checkpoint_every": 0, **params}
+            sources = {"model": where, "data": rows(root, params["max_tokens"])}
+            say(name, "sft", config, params, Attempt(worker, root, name, "sft", params, sources).end())
+    for name, (where, config), params in rl:
+        if wanted(name):
+            params = {"episodes": 2, "epochs": 1, "max_new_tokens": NEW, "validate_every": 0, "checkpoint_every": 0, **params}
+            sources = {"model": where, "corpus": corpus(root, PROMPT, 16)}
+            say(name, "rl", config, params, Attempt(worker, root, name, "rl", params, sources).end())
+    for name, (where, config), streams in serve:
+        if wanted(name):
+            params = {"max_batch": streams, "max_new_tokens": NEW}
+            load = {"n": 1, "max_new_tokens": NEW, "concurrency": streams, "keep": "all"}
+            problems = corpus(root, PROMPT, 2 * streams)
+            server, sampler = serving(worker, root, name, where, params, problems, load)
+            say(name, "serve", config, params, server)
+            say(name + "-sample", "sample", config, load, sampler)
+    for name, (where, config), samples in measure:
+        if wanted(name):
+            params = {"samples": samples, "max_new_tokens": NEW, "bootstrap": 100}
+            # two full batches of the engine's 64 sequences
+            sources = {"model": where, "corpus": corpus(root, PROMPT, 128 // samples)}
+            say(name, "eval", config, params, Attempt(worker, root, name, "eval", params, sources).end())
 
 
 main()

@@ -1,7 +1,7 @@
 """Writes tests/parity/golden/rl/: TRL's GRPO loss over rollouts that are off policy, and 50 steps of training every weight.
 
-Run after make_golden.py in the environment of setup.sh. The files are committed. TRL 1.16 has no PPO trainer any more: of PPO, the clipped
-ratios, the KL term and the entropy bonus are GRPO's own.
+Run after make_golden.py in the environment of setup.sh. The files are committed. TRL 1.16 has no PPO trainer any more: make_ppo.py has the
+last one.
 """
 import shutil
 import sys
@@ -21,13 +21,16 @@ BASE = GOLDEN / "llama-gqa"
 PLACE = GOLDEN / "rl"
 PROMPTS, ANSWERS = [5, 5, 9, 9, 3, 3], [7, 12, 4, 12, 1, 9]
 REWARDS = [1.0, 0.0, 0.25, 0.75, 0.5, 0.5]
+# what an answer may have: more than any has, since `dr_grpo` divides by it
+LONGEST = 16
 
 
 def plain():
     return AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
 
 
-def grpo():
+def grpo(**settings):
+    """TRL's loss and what it is made of; `settings` of the trainer."""
     model = PeftModel.from_pretrained(plain(), BASE / "adapter", is_trainable=True)
     tokenizer = AutoTokenizer.from_pretrained(BASE, padding_side="left")
     generator = torch.Generator().manual_seed(11)
@@ -43,11 +46,11 @@ def grpo():
     out = {"ids": ids, "prompts": torch.tensor(PROMPTS), "answers": torch.tensor(ANSWERS),
            "rewards": torch.tensor(REWARDS, dtype=torch.float64)}
     with tempfile.TemporaryDirectory() as tmp:
-        args = GRPOConfig(output_dir=tmp, per_device_train_batch_size=6, num_generations=2, loss_type="bnpo", beta=0.05, epsilon=0.2,
-                          temperature=0.7, entropy_coef=0.01,
+        settings = {"loss_type": "bnpo", "beta": 0.05, "entropy_coef": 0.01, **settings}
+        args = GRPOConfig(output_dir=tmp, per_device_train_batch_size=6, num_generations=2, epsilon=0.2, temperature=0.7,
                           use_bias_correction_kl=False,  # ours is the plain k3 term
                           use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
-                          max_completion_length=most, seed=0)
+                          max_completion_length=LONGEST, seed=0, **settings)
         trainer = GRPOTrainer(model=model, reward_funcs=lambda completions, **_: [0.0] * len(completions), args=args,
                               train_dataset=Dataset.from_list([{"prompt": "x"}] * 6), processing_class=tokenizer)
         trainer.current_gradient_accumulation_steps = 1
@@ -67,9 +70,11 @@ def grpo():
         advantages = ((rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)).flatten()
         loss = trainer._compute_loss(model, {
             "prompt_ids": prompt, "prompt_mask": prompt_mask, "completion_ids": answer, "completion_mask": answer_mask,
-            "advantages": advantages, "old_per_token_logps": old, "ref_per_token_logps": reference})
+            "advantages": advantages, "old_per_token_logps": old, "ref_per_token_logps": reference,
+            "num_items_in_batch": answer_mask.sum()})
         loss.backward()
-        metrics = {name: values[-1] for name, values in trainer._metrics["train"].items() if values}
+        # without their terms the trainer reports neither
+        metrics = {"kl": 0.0, "policy_loss": loss.item()} | {name: values[-1] for name, values in trainer._metrics["train"].items() if values}
     mask = answer_mask.bool()
     out |= {"logprobs": logprobs[mask], "entropies": entropies[mask], "reference": reference[mask], "old": old[mask],
             "advantages": advantages.double(), "loss": loss.detach().double(), "kl": torch.tensor(metrics["kl"]).double(),
@@ -78,6 +83,15 @@ def grpo():
     for name, p in model.named_parameters():
         if p.requires_grad:
             out["grad." + name.replace(".default", "")] = p.grad
+    return out
+
+
+def reductions():
+    """The loss alone under each way of adding tokens up, with and without the KL term."""
+    out = {"longest": torch.tensor(LONGEST)}
+    for loss_type in ("grpo", "bnpo", "dr_grpo", "dapo"):
+        for beta in (0.0, 0.05):
+            out[f"loss.{loss_type}.{beta}"] = grpo(loss_type=loss_type, beta=beta, entropy_coef=0.0)["loss"]
     return out
 
 
@@ -102,7 +116,7 @@ def whole():
 def main():
     shutil.rmtree(PLACE, ignore_errors=True)
     PLACE.mkdir()
-    save_file({k: v.contiguous() for k, v in {**grpo(), **whole()}.items()}, PLACE / "golden.safetensors")
+    save_file({k: v.contiguous() for k, v in {**grpo(), **reductions(), **whole()}.items()}, PLACE / "golden.safetensors")
     print("parity: reinforcement learning written")
 
 

@@ -21,6 +21,13 @@ pub fn gae(reward: f64, values: &[f64], gamma: f64, lambda: f64) -> (Vec<f64>, V
     (advantages, returns)
 }
 
+/// k3 (Schulman 2020), an estimate of KL(policy || reference) from one token's log-probabilities: unbiased, never negative.
+#[must_use]
+pub fn k3(logprob: f64, reference: f64) -> f64 {
+    let apart = reference - logprob;
+    apart.exp() - apart - 1.0
+}
+
 /// Shifts to mean 0 and divides by the standard deviation, but not by less than [`STD_FLOOR`].
 pub fn whiten(values: &mut [Vec<f64>]) {
     let n = values.iter().map(Vec::len).sum::<usize>().max(1) as f64;

@@ -139,13 +139,13 @@ pub struct Seen {
 }
 
 /// PPO's clipped surrogate per token, as a loss: the worse of what the ratio and the clipped ratio promise.
-fn surrogate(ratio: &Tensor, clipped: &Tensor, advantages: &Tensor) -> Tensor {
+pub(super) fn surrogate(ratio: &Tensor, clipped: &Tensor, advantages: &Tensor) -> Tensor {
     -(ratio * advantages).minimum(&(clipped * advantages))
 }
 
 /// PPO's clipped value loss per token: half the square of the worse of the value and the value that stays within `clip` of
 /// the one that was said during the rollout.
-fn value_error(value: &Tensor, before: &Tensor, target: &Tensor, clip: f64) -> Tensor {
+pub(super) fn value_error(value: &Tensor, before: &Tensor, target: &Tensor, clip: f64) -> Tensor {
     let near = before + (value - before).clamp(-clip, clip);
     (value - target).square().maximum(&(near - target).square()) * 0.5
 }

@@ -1,6 +1,6 @@
 //! The loop: rollouts, rewards, advantages, passes over them; validation, best-so-far, checkpoints.
 
-use super::advantage::{gae, group, whiten};
+use super::advantage::{gae, group, k3, whiten};
 use super::batch::{Episode, Seen, ValueHead, improve, measure, row};
 use super::{Reward, Rollout};
 use crate::optimizer::{AdamW, Scaler};
@@ -271,12 +271,7 @@ impl<'a> Runner<'a> {
         let p = self.job.params;
         let mut g = self.gather(episode)?;
         let kl = mean_of(&g.episodes, |e| {
-            e.measured
-                .logprobs
-                .iter()
-                .zip(&e.measured.reference)
-                .map(|(l, r)| (r - l).exp() - (r - l) - 1.0)
-                .sum()
+            e.measured.logprobs.iter().zip(&e.measured.reference).map(|(l, r)| k3(*l, *r)).sum()
         });
         // up over the warm-up, down to nothing at the end: late steps are noise around what was found
         let rise = ((episode + 1) as f64 / f64::from(p.warmup_episodes.max(1))).min(1.0);
