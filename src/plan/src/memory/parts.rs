@@ -17,6 +17,10 @@ pub enum Where {
 const CHUNK: u64 = 256;
 /// Prompt tokens of a prefill pass (`model::Options`).
 const PREFILL: u64 = 8192;
+/// Tokens of a page of keys and values.
+const PAGE: u64 = 16;
+/// Bytes of pages that the engine keeps of texts that have ended (`prefix_bytes`).
+const KEPT: u64 = 256 << 20;
 /// Tokens that a prompt is taken to have where the job file does not say.
 const PROMPT: u64 = 1024;
 /// Context and workspaces of CUDA, cuBLAS and the loaded kernels.
@@ -88,7 +92,9 @@ fn holes(s: &Shape, t: &Training) -> u64 {
     let Some(lora) = t.lora else { return if one_pass { 0 } else { 3 * rotated } };
     let masks = if lora.dropout > 0.0 { 5 * s.hidden + s.q() + s.intermediate } else { 0 };
     if one_pass {
-        return rotated * 3 / 2 + 2 * masks;
+        // over 4 bits the adapter's products are not part of the layer's node
+        let apart = if t.nf4 && e == 4 { (s.q() + s.hidden) * e } else { 0 };
+        return rotated * 3 / 2 + 2 * masks + apart;
     }
     let mlp = if s.gated { 2 } else { 1 } * s.intermediate;
     (s.q() + 2 * s.kv() + 2 * s.hidden + mlp) * e + masks
@@ -202,10 +208,25 @@ fn base(p: &BaseParams, place: Where) -> Estimate {
     whole(training(&s, &t, place), place, tokens)
 }
 
-/// Keys and values of `sequences` of `length` tokens. While the cache grows, the old one is alive beside the new one.
-fn cache(s: &Shape, sequences: u64, length: u64, e: u64) -> u64 {
-    let steps = sequences.next_power_of_two() * length.next_multiple_of(64);
-    s.layers * 2 * s.kv() * e * steps.max(sequences * length)
+/// What an engine has in hand at once.
+struct Load {
+    /// Prompts, each with samples that share its pages.
+    prompts: u64,
+    /// Samples of all of them together.
+    sequences: u64,
+    /// Tokens of a prompt, and of an answer at most.
+    prompt: u64,
+    new: u64,
+}
+
+/// Keys and values: a prompt's pages once, whatever its samples; each sample's own, the last of its prompt copied. Pages of ended
+/// texts stay for those that begin alike: as much as runs, at most [`KEPT`]. On a CPU pages are fp32 for every model.
+fn cache(s: &Shape, load: &Load, place: Where, e: u64) -> u64 {
+    let pages = |tokens: u64| tokens.next_multiple_of(PAGE);
+    let tokens = load.prompts * pages(load.prompt) + load.sequences * (pages(load.new) + PAGE);
+    let e = if place == Where::Cpu { 4 } else { e };
+    let running = s.layers * 2 * s.kv() * e * tokens;
+    running + running.min(KEPT)
 }
 
 fn rl(p: &RlParams, s: &Shape, place: Where) -> Estimate {
@@ -226,15 +247,22 @@ fn rl(p: &RlParams, s: &Shape, place: Where) -> Estimate {
         logits: 7,
     };
     let mut parts = training(s, &t, place);
-    // the engine has merged weights of its own; new ones are made while the old ones are there
-    let engine = if p.lora.is_some() { 2 * s.linear() * e } else { 0 };
+    // the engine has merged weights of its own; new ones are made while the old ones are there. On a CPU it packs every
+    // product's weights for itself, the head's too.
+    let engine = match (p.lora.is_some(), place) {
+        (_, Where::Cpu) => 2 * (s.linear() + s.vocab * s.hidden) * e,
+        (true, Where::Gpu) => 2 * s.linear() * e,
+        (false, Where::Gpu) => 0,
+    };
     parts.push(("rollout engine", engine));
     if p.algorithm == Algorithm::Ppo {
         parts.push(("value head", (s.hidden + 1) * 16));
     }
     let pass: u64 = parts.iter().filter(|(n, _)| PASS.contains(n)).map(|(_, n)| n).sum();
-    let at_once = (u64::from(p.prompts) * u64::from(p.rollouts)).min(256);
-    let rollout = cache(s, at_once, length, e) + generation(s, at_once, prompt, e);
+    let sequences = (u64::from(p.prompts) * u64::from(p.rollouts)).min(256);
+    let prompts = sequences.div_ceil(u64::from(p.rollouts).max(1));
+    let load = Load { prompts, sequences, prompt, new };
+    let rollout = cache(s, &load, place, e) + generation(s, &load, e);
     if rollout > pass {
         parts.retain(|(n, _)| !PASS.contains(n));
         parts.push(("KV cache and generation", rollout));
@@ -243,22 +271,22 @@ fn rl(p: &RlParams, s: &Shape, place: Where) -> Estimate {
 }
 
 /// Temporaries of a prefill pass and of the sampler.
-fn generation(s: &Shape, sequences: u64, prompt: u64, e: u64) -> u64 {
-    let tokens = PREFILL.max(prompt).min(sequences * prompt);
-    tokens * (4 * s.hidden + 3 * s.intermediate + 2 * s.q()) * e + 3 * sequences * s.vocab * 4
+fn generation(s: &Shape, load: &Load, e: u64) -> u64 {
+    let tokens = PREFILL.max(load.prompt).min(load.prompts * load.prompt);
+    tokens * (4 * s.hidden + 3 * s.intermediate + 2 * s.q()) * e + 3 * load.sequences * s.vocab * 4
 }
 
-/// A server or an evaluation: weights, cache, generation.
-fn answering(s: &Shape, sequences: u64, new: u64, place: Where) -> Estimate {
+/// A server or an evaluation: weights, cache, generation. `samples` of a prompt run together.
+fn answering(s: &Shape, sequences: u64, samples: u64, new: u64, place: Where) -> Estimate {
     let e = 4;
     let prompt = PROMPT.min(s.context.saturating_sub(new)).max(1);
-    let length = (prompt + new).min(s.context);
+    let load = Load { prompts: sequences.div_ceil(samples.max(1)), sequences, prompt, new };
     let parts = vec![
         ("weights", s.parameters() * e),
-        ("KV cache", cache(s, sequences, length, e)),
-        ("generation", generation(s, sequences, prompt, e)),
+        ("KV cache", cache(s, &load, place, e)),
+        ("generation", generation(s, &load, e)),
     ];
-    whole(parts, place, sequences * prompt)
+    whole(parts, place, load.prompts * prompt)
 }
 
 /// Peak memory of a task over a model of this shape; `None` for kinds that hold no model.
@@ -268,8 +296,8 @@ pub fn estimate(work: &Params, shape: &Shape, place: Where) -> Option<Estimate> 
         Params::Base(p) => base(p, place),
         Params::Sft(p) => sft(p, shape, place),
         Params::Rl(p) => rl(p, shape, place),
-        Params::Serve(p) => answering(shape, u64::from(p.max_batch), u64::from(p.max_new_tokens), place),
-        Params::Eval(p) => answering(shape, 64, u64::from(p.max_new_tokens), place),
+        Params::Serve(p) => answering(shape, u64::from(p.max_batch), 1, u64::from(p.max_new_tokens), place),
+        Params::Eval(p) => answering(shape, 64, u64::from(p.samples), u64::from(p.max_new_tokens), place),
         _ => return None,
     })
 }

@@ -43,8 +43,8 @@ fn advantages_and_returns_are_trls_under_either_estimate_of_the_kl_penalty() {
     let values = cut(&g, "values", one_more);
     let logprobs = cut(&g, "logprobs", own);
     let reference = cut(&g, "ref_logprobs", own);
-    let k1 = |logprob: f64, reference: f64| logprob - reference;
-    let estimates: [(&str, &dyn Fn(f64, f64) -> f64); 2] = [("", &k1), ("k3.", &k3)];
+    let k1: fn(f64, f64) -> f64 = |logprob, reference| logprob - reference;
+    let estimates: [(&str, fn(f64, f64) -> f64); 2] = [("", k1), ("k3.", k3)];
     for (estimate, kl) in estimates {
         let table =
             |name: &str, length: fn(usize, usize) -> usize| cut(&g, &format!("{estimate}{name}"), length);
