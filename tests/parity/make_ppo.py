@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftModel
@@ -87,7 +88,7 @@ def run(estimator, kl_coef):
         if len(calls) == 1 and at["vpred"].requires_grad:
             at["vpred"].retain_grad()
         if len(calls) == 4:
-            back = torch.as_tensor(at["micro_batch_inds"]).argsort()  # the update shuffles the rows
+            back = torch.as_tensor(at["micro_batch_inds"]).argsort()
             out.update({name: at[name].detach()[back] for name in ("new_logprobs", "vpred", "vf_loss_max", "pg_loss_max")})
             out.update({name: at[name].detach().clone() for name in ("vf_loss", "pg_loss", "loss")})
             out.update({"clipped": calls[3], "grad_vpred": at["vpred"].grad[back]})
@@ -118,6 +119,7 @@ def run(estimator, kl_coef):
                              optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)))
         for name, function in replaced.items():
             setattr(ppo_trainer, name, function)
+        np.random.seed(0)  # the update shuffles the rows
         try:
             trainer.train()
             raise AssertionError("the trainer did not get to its loss")

@@ -4,27 +4,25 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 venv=$root/.venv-parity
-
-# The last TRL with a PPO trainer, for make_ppo.py: in an environment that has it alone, and finds the rest in the other.
-older() {
-    local ppo=$root/.venv-parity-ppo
-    if ! "$ppo/bin/python" -c 'import importlib.metadata as m; assert m.version("trl") == "1.12.0"' 2>/dev/null; then
-        python3 -m venv "$ppo"
-        "$ppo/bin/python" -m pip install --disable-pip-version-check --no-deps \
-            ${BESSEMER_WHEELS:+--find-links "$BESSEMER_WHEELS"} trl==1.12.0
-        "$venv/bin/python" -c 'import site; print(site.getsitepackages()[0])' \
-            >"$("$ppo/bin/python" -c 'import site; print(site.getsitepackages()[0])')/parity.pth"
-    fi
-    echo "parity: $ppo has TRL 1.12.0"
-}
-
 if [ -x "$venv/bin/python" ] && "$venv/bin/python" "$root/tests/parity/check.py" 2>/dev/null; then
     echo "parity: $venv is in place"
-    older
+else
+    python3 -m venv "$venv"
+    "$venv/bin/python" -m pip install --disable-pip-version-check ${BESSEMER_WHEELS:+--find-links "$BESSEMER_WHEELS"} \
+        -r "$root/tests/parity/requirements.txt"
+    "$venv/bin/python" "$root/tests/parity/check.py"
+fi
+
+# .venv-parity-ppo/: the last TRL that has a PPO trainer (make_ppo.py), over the packages of the first environment.
+ppo=$root/.venv-parity-ppo
+want=1.12.0
+have=$("$ppo/bin/python" -c 'from importlib.metadata import version; print(version("trl"))' 2>/dev/null || echo none)
+if [ "$have" = "$want" ]; then
+    echo "parity: $ppo is in place"
     exit 0
 fi
-python3 -m venv "$venv"
-"$venv/bin/python" -m pip install --disable-pip-version-check ${BESSEMER_WHEELS:+--find-links "$BESSEMER_WHEELS"} \
-    -r "$root/tests/parity/requirements.txt"
-"$venv/bin/python" "$root/tests/parity/check.py"
-older
+python3 -m venv "$ppo"
+"$ppo/bin/python" -m pip install --disable-pip-version-check ${BESSEMER_WHEELS:+--find-links "$BESSEMER_WHEELS"} --no-deps "trl==$want"
+site='import sysconfig; print(sysconfig.get_paths()["purelib"])'
+# its own packages come first
+"$venv/bin/python" -c "$site" > "$("$ppo/bin/python" -c "$site")/parity.pth"

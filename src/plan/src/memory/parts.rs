@@ -255,6 +255,10 @@ fn rl(p: &RlParams, s: &Shape, place: Where) -> Estimate {
         (false, Where::Gpu) => 0,
     };
     parts.push(("rollout engine", engine));
+    if p.lora.is_none() {
+        // an adapter is switched off for the reference; without one the starting model is loaded a second time
+        parts.push(("reference model", s.parameters() * e));
+    }
     if p.algorithm == Algorithm::Ppo {
         parts.push(("value head", (s.hidden + 1) * 16));
     }
