@@ -27,6 +27,9 @@ fn cut(g: &BTreeMap<String, Tensor>, name: &str, length: impl Fn(usize, usize) -
     numbers(g, name).chunks(longest).zip(answers).map(of).collect()
 }
 
+/// Of the KL penalty, from the log-probabilities of policy and reference.
+type Estimate = fn(f64, f64) -> f64;
+
 /// The tokens of an answer.
 fn own(n: usize, _: usize) -> usize {
     n
@@ -43,8 +46,8 @@ fn advantages_and_returns_are_trls_under_either_estimate_of_the_kl_penalty() {
     let values = cut(&g, "values", one_more);
     let logprobs = cut(&g, "logprobs", own);
     let reference = cut(&g, "ref_logprobs", own);
-    let k1: fn(f64, f64) -> f64 = |logprob, reference| logprob - reference;
-    let estimates: [(&str, fn(f64, f64) -> f64); 2] = [("", k1), ("k3.", k3)];
+    let k1: Estimate = |logprob, reference| logprob - reference;
+    let estimates: [(&str, Estimate); 2] = [("", k1), ("k3.", k3)];
     for (estimate, kl) in estimates {
         let table =
             |name: &str, length: fn(usize, usize) -> usize| cut(&g, &format!("{estimate}{name}"), length);
