@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # First process of the initial RAM file system: mounts the host's root read-only, puts what must be writable over it, and
 # hands over to guest.py. `run.py` fills in nothing here: all comes by the kernel's command line.
 bb=/bin/busybox
