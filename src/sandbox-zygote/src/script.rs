@@ -226,7 +226,7 @@ fn cpu_us() -> u64 {
 }
 
 /// Free files and blocks of the scratch space. Outside of namespaces the file system is everybody's, and this is when the
-/// working directory was last changed; the two others are for files that a program takes care to remove.
+/// working directory was last changed; what a program leaves in the other two shows at the end of the run only.
 fn files() -> (u64, u64) {
     // SAFETY: fills structs on our stack, for which all zeroes is valid.
     unsafe {

@@ -42,6 +42,16 @@ fn numbers(g: &BTreeMap<String, Tensor>, name: &str) -> Vec<f64> {
     Vec::<f64>::try_from(g[name].to_kind(Kind::Double).flatten(0, -1)).unwrap()
 }
 
+/// The gradients of everything that is trained, relative to the largest of each tensor.
+fn near_gradients(decoder: &Decoder, g: &BTreeMap<String, Tensor>) {
+    for (name, t) in decoder.trainable() {
+        let want = &g[&format!("grad.{name}")];
+        let apart = (t.grad() - want).abs().max().double_value(&[]);
+        let scale = want.abs().max().double_value(&[]).max(1e-3);
+        assert!(apart < 1e-4 * scale, "{name}: {apart} of {scale}");
+    }
+}
+
 fn near(got: &[f64], want: &[f64], bound: f64, what: &str) {
     assert_eq!(got.len(), want.len(), "{what}");
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
@@ -100,12 +110,7 @@ fn the_clipped_objective_and_its_gradients_are_those_of_trls_grpo() {
         // TRL counts the KL term to the policy's loss
         near(&[seen.policy + 0.05 * seen.kl], &[one("policy_loss")], 1e-5, "the policy's loss");
         assert!(seen.clipped >= one("clipped") && one("clipped") > 0.1, "{seen:?}");
-        for (name, t) in decoder.trainable() {
-            let want = &g[&format!("grad.{name}")];
-            let apart = (t.grad() - want).abs().max().double_value(&[]);
-            let scale = want.abs().max().double_value(&[]).max(1e-3);
-            assert!(apart < 1e-4 * scale, "{name}: {apart} of {scale}");
-        }
+        near_gradients(&decoder, &g);
     }
 }
 

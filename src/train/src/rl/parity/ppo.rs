@@ -4,7 +4,7 @@
 //! gives an answer that ended early one step more (the reward and a value behind its last token), and divides by the sample's
 //! spread.
 
-use super::{Case, case, near, numbers};
+use super::{Case, case, near, near_gradients, numbers};
 use crate::rl::advantage::{gae, k3, whiten};
 use crate::rl::batch::{Episode, Measured, ValueHead, improve, measure, surrogate, value_error};
 use model::Pass;
@@ -157,10 +157,5 @@ fn an_update_is_trls_over_the_answers_own_tokens() {
     let value = errors.iter().sum::<f64>() / errors.len() as f64 / 2.0;
     near(&[seen.value, seen.loss], &[value, one("pg_loss") + VALUE * value], 1e-5, "value loss and loss");
     assert!(seen.clipped >= one("clipped") && one("clipped") > 0.1, "{seen:?}");
-    for (name, t) in decoder.trainable() {
-        let want = &g[&format!("grad.{name}")];
-        let apart = (t.grad() - want).abs().max().double_value(&[]);
-        let scale = want.abs().max().double_value(&[]).max(1e-3);
-        assert!(apart < 1e-4 * scale, "{name}: {apart} of {scale}");
-    }
+    near_gradients(&decoder, &g);
 }
