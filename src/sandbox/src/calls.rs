@@ -4,7 +4,7 @@ use crate::job::{Job, Limits, Profile};
 use crate::judge::{FETCH_MAX, exec, next_program, run_limits};
 use crate::lang::{Language, Toolchain};
 use crate::slot_handle::{LOOK_EVERY, Outcome, Running, SlotHandle};
-use crate::value::Value;
+use crate::value::{NotAValue, Value};
 use slot::soon;
 use slot::wire::{How, PlacedFile, Run, RunLimits};
 use std::io::{self, Read, Write};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// The Python side.
 pub(crate) const CHILD: &str = include_str!("child.py");
-/// A frame larger than this is refused: no test's value is.
+/// A frame larger than this is refused: long lists and tuples cross in parts, and nothing else in a test is so large.
 pub(crate) const FRAME_MAX: usize = 16 << 20;
 /// What a process may take to start and load the program, beside the time that its tests have.
 const LOAD_S: f64 = 5.0;
@@ -53,20 +53,40 @@ pub(crate) struct Session<'a> {
     stream: UnixStream,
     /// What has been read and not been asked for yet.
     heard: Vec<u8>,
+    readings: u64,
     read_timeout: Duration,
     write_timeout: Duration,
 }
 
-/// What came over the channel.
-pub(crate) enum Heard {
+/// What came over the channel: a [`Value`], or the bytes of a part of one.
+pub(crate) enum Heard<T = Value> {
     /// A frame.
-    Value(Value),
+    Value(T),
     /// Nothing in time.
     Late,
     /// It announced a frame larger than [`FRAME_MAX`]; nothing more can be heard from it.
     TooLarge,
     /// The process closed its end, or sent something that is no frame of values.
     Gone,
+}
+
+impl<T> Heard<T> {
+    /// The same of nothing.
+    pub fn drop_value(self) -> Heard<()> {
+        match self {
+            Self::Value(_) => Heard::Value(()),
+            Self::Late => Heard::Late,
+            Self::TooLarge => Heard::TooLarge,
+            Self::Gone => Heard::Gone,
+        }
+    }
+}
+
+/// The bytes of a value as a frame.
+pub(crate) fn frame(body: &[u8]) -> Vec<u8> {
+    // What is longer than a length can say is cut short here, and refused where it is read: there is no such value of ours.
+    let n = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    [&n.to_le_bytes(), body].concat()
 }
 
 impl<'a> Session<'a> {
@@ -131,6 +151,7 @@ impl<'a> Session<'a> {
             running: Some(running),
             stream: ours,
             heard: Vec::new(),
+            readings: 0,
             read_timeout: Duration::ZERO,
             write_timeout: Duration::ZERO,
         })
@@ -143,11 +164,12 @@ impl<'a> Session<'a> {
 
     /// Sends a frame. False: the process does not read any more.
     pub fn say(&mut self, value: &Value, wait: Duration) -> bool {
-        let body = value.encode();
-        let Ok(n) = u32::try_from(body.len()) else { return false };
-        let mut frame = n.to_le_bytes().to_vec();
-        frame.extend(body);
-        self.write_within(wait) && self.stream.write_all(&frame).is_ok()
+        self.say_frames(&frame(&value.encode()), wait)
+    }
+
+    /// Sends what [`frame`] has made.
+    pub fn say_frames(&mut self, frames: &[u8], wait: Duration) -> bool {
+        self.write_within(wait) && self.stream.write_all(frames).is_ok()
     }
 
     /// Sets a time-out of the socket, unless it is what it was: a system call for each frame saved.
@@ -191,6 +213,29 @@ impl<'a> Session<'a> {
     }
 
     fn hear_by(&mut self, wait: Duration, quick: bool) -> Heard {
+        self.hear_frame(wait, quick, Value::decode)
+    }
+
+    /// The next frame, which is a part of a large value, as `read` makes something of it.
+    pub fn hear_part<T>(
+        &mut self,
+        wait: Duration,
+        read: impl Fn(&[u8]) -> Result<T, NotAValue>,
+    ) -> Heard<T> {
+        self.hear_frame(wait, true, read)
+    }
+
+    /// How often something has been read: frames between two readings came together.
+    pub fn readings(&self) -> u64 {
+        self.readings
+    }
+
+    fn hear_frame<T>(
+        &mut self,
+        wait: Duration,
+        quick: bool,
+        read: impl Fn(&[u8]) -> Result<T, NotAValue>,
+    ) -> Heard<T> {
         let deadline = Instant::now() + wait;
         loop {
             if let Some((head, rest)) = self.heard.split_first_chunk::<4>() {
@@ -199,9 +244,13 @@ impl<'a> Session<'a> {
                     return Heard::TooLarge;
                 }
                 if let Some(body) = rest.get(..n) {
-                    let value = Value::decode(body).map_or(Heard::Gone, Heard::Value);
+                    let value = read(body);
                     self.heard.drain(..4 + n);
-                    return value;
+                    return match value {
+                        Ok(value) => Heard::Value(value),
+                        Err(e) if e.is_too_large() => Heard::TooLarge,
+                        Err(_) => Heard::Gone,
+                    };
                 }
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -224,7 +273,10 @@ impl<'a> Session<'a> {
             let there = there.and_then(|n| usize::try_from(n).ok());
             match there.map_or_else(|| self.stream.read(&mut part), Ok) {
                 Ok(0) => return Heard::Gone,
-                Ok(n) => self.heard.extend_from_slice(&part[..n]),
+                Ok(n) => {
+                    self.readings += 1;
+                    self.heard.extend_from_slice(&part[..n]);
+                }
                 Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(_) => return Heard::Gone,
             }

@@ -21,8 +21,8 @@ def frame(value, _dumps=marshal.dumps):
     return len(data).to_bytes(4, 'little') + data
 
 
-def send(value, _dumps=marshal.dumps, _write=os.write):
-    data = _dumps(value, 2)
+def send(value, version=2, _dumps=marshal.dumps, _write=os.write):
+    data = _dumps(value, version)
     data = len(data).to_bytes(4, 'little') + data
     sent = _write(CHANNEL, data)
     while sent < len(data):
@@ -30,24 +30,59 @@ def send(value, _dumps=marshal.dumps, _write=os.write):
 
 
 read_first = os.read  # a warm interpreter has a better one
+waiting = b''  # what has been read behind a frame: calls may come several at a time
 
 
 def receive(_loads=marshal.loads, _read=os.read):
-    """The next frame, or None at the end. A frame comes alone, since each waits for an answer."""
-    data = read_first(CHANNEL, 4096)
+    """The next frame, or None at the end."""
+    global waiting
+    data = waiting or read_first(CHANNEL, 4096)
     if not data:
         return None
     if len(data) >= 4:
         size = int.from_bytes(data[:4], 'little') + 4
-        if len(data) == size:
-            return _loads(data[4:])
+        if len(data) >= size:
+            waiting = data[size:]
+            return _loads(data[4:size])
     parts = bytearray(data)
     while len(parts) < 4 or len(parts) < int.from_bytes(parts[:4], 'little') + 4:
         data = _read(CHANNEL, 1 << 20)
         if not data:
             return None
         parts += data
-    return _loads(bytes(parts[4:]))
+    size = int.from_bytes(parts[:4], 'little') + 4
+    waiting = bytes(parts[size:])
+    return _loads(bytes(parts[4:size]))
+
+
+MANY = 50000  # a list or tuple with more items crosses in parts
+PART = 1 << 20  # of about as many bytes, but no more items than this; what occurs twice in a part is written once
+MOST = 20000
+
+
+def send_result(number, result):
+    """The answer to a call."""
+    if type(result) not in (list, tuple) or len(result) <= MANY:
+        send([number, 'value', result])
+        return
+    at, step = 0, 256
+    while at < len(result):
+        part = marshal.dumps(result[at:at + step], 4)
+        if len(part) > 8 * PART and step > 1:
+            step = max(1, step * PART // len(part))
+            continue
+        send([number, 'part', at])
+        data = len(part).to_bytes(4, 'little') + part
+        for i in range(0, len(data), PART):
+            write_all(data[i:i + PART])
+        at += step
+        step = max(1, min(4 * step, step * PART // len(part), MOST))
+    send([number, 'whole', type(result).__name__])
+
+
+def write_all(data):
+    while data:
+        data = data[os.write(CHANNEL, data):]
 
 
 def new_main(source, name):
@@ -107,10 +142,10 @@ def serve_calls(source):
             send([number, 'raised', describe(e)])
         else:
             try:
-                send([number, 'value', result])
-            except ValueError:  # no builtin value: nothing has been sent
+                send_result(number, result)
+            except ValueError:  # no builtin value: nothing has been sent, or parts, which another answer takes back
                 try:
-                    send([number, 'value', as_builtin(result)])
+                    send_result(number, as_builtin(result))
                 except (ValueError, RecursionError):
                     key = len(objects) + 1
                     objects[key] = result
@@ -218,12 +253,20 @@ def ask(handle, name, args, kwargs):
         send(['call', _asked, handle, name, plain(args), plain(kwargs)])
     except ValueError:
         raise Unsupported('arguments of %s are no builtin values' % name) from None
-    reply = receive()
-    if reply is None or reply[0] != _asked:
-        os._exit(3)
-    kind, value = reply[1], reply[2]
+    parts = []
+    while True:
+        reply = receive()
+        if reply is None or reply[0] != _asked:
+            os._exit(3)
+        kind, value = reply[1], reply[2]
+        if kind != 'part':
+            break
+        del parts[value:]
+        parts.extend(receive())
     if kind == 'value':
         return value
+    if kind == 'whole':
+        return tuple(parts) if value == 'tuple' else parts
     if kind == 'object':
         return Remote(value[0], value[1])
     base = getattr(builtins, value[1], Exception)

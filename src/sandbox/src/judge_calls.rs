@@ -1,12 +1,11 @@
-//! The modes that call a program: `function`, `pytest`, `script`.
+//! The modes whose tests call a program: `pytest`, `script`; and what they share with `function`.
 //!
-//! What is expected stays here (function mode), or in a process that has never seen the program (the others). An answer
-//! that does not come, that comes twice, or that is no value of a builtin type is not a pass.
+//! What is expected is in a process that has never seen the program. An answer that does not come, that comes twice, or
+//! that is no value of a builtin type is not a pass.
 
 use crate::bytes::Bytes;
-use crate::calls::{Brief, FRAME_MAX, Heard, Part, Session};
-use crate::compare::Comparator;
-use crate::job::{Call, Grade, Job, JobResult, Profile, TestResult, Verdict};
+use crate::calls::{Brief, FRAME_MAX, Heard, Part, Session, frame};
+use crate::job::{Grade, Job, JobResult, Profile, TestResult, Verdict};
 use crate::judge::{Judge, measured};
 use crate::slot_handle::Outcome;
 use crate::value::Value;
@@ -14,18 +13,14 @@ use slot::wire::End;
 use std::io;
 use std::time::{Duration, Instant};
 
-fn text(s: &str) -> Value {
-    Value::Str(s.as_bytes().to_vec())
-}
-
-fn as_text(v: Option<&Value>) -> String {
+pub(crate) fn as_text(v: Option<&Value>) -> String {
     match v {
         Some(Value::Str(s)) => String::from_utf8_lossy(s).into_owned(),
         other => format!("{other:?}"),
     }
 }
 
-fn items(v: &Value) -> &[Value] {
+pub(crate) fn items(v: &Value) -> &[Value] {
     match v {
         Value::List(items) | Value::Tuple(items) => items,
         _ => &[],
@@ -33,12 +28,12 @@ fn items(v: &Value) -> &[Value] {
 }
 
 /// `[type, base, text]` of an exception.
-fn exception(v: Option<&Value>) -> String {
+pub(crate) fn exception(v: Option<&Value>) -> String {
     let parts = v.map(items).unwrap_or_default();
     format!("{}: {}", as_text(parts.first()), as_text(parts.get(2)))
 }
 
-fn outcome(verdict: Verdict, reason: Option<String>, since: Instant) -> TestResult {
+pub(crate) fn outcome(verdict: Verdict, reason: Option<String>, since: Instant) -> TestResult {
     TestResult {
         name: None,
         verdict,
@@ -56,7 +51,7 @@ fn outcome(verdict: Verdict, reason: Option<String>, since: Instant) -> TestResu
 }
 
 /// What the process as a whole used goes with its last test.
-fn charge(result: &mut JobResult, out: Outcome) {
+pub(crate) fn charge(result: &mut JobResult, out: Outcome) {
     if let Some(last) = result.tests.last_mut() {
         let whole = measured(out);
         last.cpu_ms = whole.cpu_ms;
@@ -66,7 +61,7 @@ fn charge(result: &mut JobResult, out: Outcome) {
 }
 
 /// How a test is judged whose process has ended without an answer.
-fn death(out: &Outcome) -> (Verdict, String) {
+pub(crate) fn death(out: &Outcome) -> (Verdict, String) {
     match &out.report.end {
         End::Exited(n) => {
             (Verdict::RuntimeError, format!("the program left with status {n} instead of answering"))
@@ -81,26 +76,29 @@ fn death(out: &Outcome) -> (Verdict, String) {
 }
 
 /// How the tests of a program are judged that did not get ready: by what it said, else by its end.
-fn not_ready(loaded: Option<Loaded>, out: &Outcome) -> (Verdict, String) {
+pub(crate) fn not_ready(loaded: Option<Loaded>, out: &Outcome) -> (Verdict, String) {
     match loaded {
         Some(Loaded::Not(verdict, why)) => (verdict, why),
         _ => death(out),
     }
 }
 
-fn too_large(what: &str) -> String {
+/// Kind of an answer that a part of a long list or tuple follows; `whole` ends these.
+pub(crate) const PART_COMES: &str = "part";
+
+pub(crate) fn too_large(what: &str) -> String {
     format!("{what} is larger than {} MiB, the most that may cross the border", FRAME_MAX >> 20)
 }
 
 /// What loading the program gave.
-enum Loaded {
+pub(crate) enum Loaded {
     /// Its names, each with "callable" or "value".
     Ready(Value),
     /// It cannot be called; the verdict of every test.
     Not(Verdict, String),
 }
 
-fn load(session: &mut Session<'_>, wait: Duration) -> Option<Loaded> {
+pub(crate) fn load(session: &mut Session<'_>, wait: Duration) -> Option<Loaded> {
     match session.hear(wait) {
         Heard::Value(v) => {
             let parts = items(&v);
@@ -122,64 +120,6 @@ fn load(session: &mut Session<'_>, wait: Duration) -> Option<Loaded> {
 }
 
 impl Judge<'_> {
-    pub(crate) fn function(
-        &mut self,
-        job: &Job,
-        entry: &str,
-        tests: &[Call],
-        result: &mut JobResult,
-    ) -> io::Result<()> {
-        result.grade = Grade::Call;
-        let tolerance = if let Comparator::Float { tolerance } = job.comparator { tolerance } else { 0.0 };
-        let wait = Duration::from_secs_f64(job.limits.wall_s.clamp(0.0, 1e6));
-        // After a crash or a time-out a new process goes on with the next test.
-        while result.tests.len() < tests.len() && !self.cancel.is_cancelled() {
-            let left = &tests[result.tests.len()..];
-            let brief = Brief { part: Part::Calls, source: &job.code, tests: left.len() };
-            let mut s = Session::open(self.slot, job, self.language, self.toolchain, &brief)?;
-            let since = Instant::now();
-            let loaded = load(&mut s, Session::load_time(&job.limits));
-            if !matches!(loaded, Some(Loaded::Ready(_))) {
-                let out = s.close(loaded.is_some())?;
-                let (verdict, why) = not_ready(loaded, &out);
-                // It would not load for the other tests either.
-                result.tests.push(outcome(verdict, Some(why), since));
-                charge(result, out);
-                return Ok(());
-            }
-            let mut alive = true;
-            for (number, test) in (1..).zip(left) {
-                let (answer, goes_on) = one_call(&mut s, entry, number, test, tolerance, wait);
-                let failed = answer.verdict != Verdict::Pass;
-                result.tests.push(answer);
-                if failed && job.stop_on_first_failure {
-                    let out = s.close(true)?;
-                    charge(result, out);
-                    return Ok(());
-                }
-                if !goes_on {
-                    alive = false;
-                    break;
-                }
-            }
-            let unasked = alive && s.has_more();
-            // One that has not ended by itself, and waits for us or goes on.
-            let hangs = |t: &TestResult| matches!(t.verdict, Verdict::TimeLimit | Verdict::OutputLimit);
-            let out = s.close(alive || result.tests.last().is_some_and(hangs))?;
-            if let Some(last) = result.tests.last_mut() {
-                if unasked && last.verdict == Verdict::Pass {
-                    (last.verdict, last.reason) =
-                        (Verdict::RuntimeError, Some("the program answered more than it was asked".into()));
-                } else if last.verdict == Verdict::Unscored {
-                    let (verdict, why) = death(&out);
-                    (last.verdict, last.reason) = (verdict, Some(why));
-                }
-            }
-            charge(result, out);
-        }
-        Ok(())
-    }
-
     /// The program in one slot, its tests in another, and us in between.
     pub(crate) fn tests(
         &mut self,
@@ -240,68 +180,6 @@ impl Judge<'_> {
     }
 }
 
-/// One call; false: the process cannot be asked again. A verdict `unscored` here waits for the process' report.
-fn one_call(
-    s: &mut Session<'_>,
-    entry: &str,
-    number: i128,
-    test: &Call,
-    tolerance: f64,
-    wait: Duration,
-) -> (TestResult, bool) {
-    let since = Instant::now();
-    if s.has_more() {
-        let why = "the program answered before it was asked".to_owned();
-        return (outcome(Verdict::RuntimeError, Some(why), since), false);
-    }
-    let request = Value::List(vec![
-        Value::Int(number),
-        Value::Int(0),
-        text(entry),
-        Value::List(test.args.clone()),
-        Value::Dict(Vec::new()),
-    ]);
-    if !s.say(&request, wait) {
-        return (outcome(Verdict::Unscored, None, since), false);
-    }
-    let reply = match s.hear_soon(wait) {
-        Heard::Value(v) => v,
-        Heard::Late => return (outcome(Verdict::TimeLimit, Some("time limit".into()), since), false),
-        Heard::TooLarge => {
-            return (
-                outcome(Verdict::OutputLimit, Some(too_large("the value that it returned")), since),
-                false,
-            );
-        }
-        Heard::Gone => return (outcome(Verdict::Unscored, None, since), false),
-    };
-    let parts = items(&reply);
-    if parts.first() != Some(&Value::Int(number)) {
-        let why = "the program answered another question".to_owned();
-        return (outcome(Verdict::RuntimeError, Some(why), since), false);
-    }
-    let judged = match (as_text(parts.get(1)).as_str(), parts.get(2)) {
-        ("value", Some(got)) if got.matches(&test.expected, tolerance) => {
-            TestResult { matched: Some(true), ..outcome(Verdict::Pass, None, since) }
-        }
-        ("value", Some(_)) => {
-            TestResult { matched: Some(false), ..outcome(Verdict::WrongAnswer, None, since) }
-        }
-        ("object", kind) => {
-            let name = as_text(kind.map(items).unwrap_or_default().get(1));
-            let why = format!("it returned an object of type {name}, which is no builtin value");
-            outcome(Verdict::WrongAnswer, Some(why), since)
-        }
-        ("raised", error) => {
-            let why = exception(error);
-            let memory = why.starts_with("MemoryError");
-            outcome(if memory { Verdict::MemoryLimit } else { Verdict::RuntimeError }, Some(why), since)
-        }
-        _ => outcome(Verdict::RuntimeError, Some("the program broke its channel".into()), since),
-    };
-    (judged, true)
-}
-
 /// How a relay ended.
 enum Relayed {
     /// Every collected test has its verdict.
@@ -350,22 +228,8 @@ fn relay(job: &Job, program: &mut Session<'_>, tests: &mut Session<'_>, result: 
                 if !program.say(&Value::List(parts[1..].to_vec()), left) {
                     return Relayed::ProgramDied;
                 }
-                match program.hear_soon(deadline.saturating_duration_since(Instant::now())) {
-                    Heard::Value(reply) if items(&reply).first() == parts.get(1) => {
-                        if !tests.say(&reply, wait) {
-                            return Relayed::Judged(Verdict::Unscored, "the tests do not listen".into());
-                        }
-                    }
-                    Heard::Value(_) => {
-                        let why = "the program answered another question".to_owned();
-                        return Relayed::Judged(Verdict::RuntimeError, why);
-                    }
-                    Heard::Late => return Relayed::Late,
-                    Heard::TooLarge => {
-                        let why = too_large("the value that the program returned");
-                        return Relayed::Judged(Verdict::OutputLimit, why);
-                    }
-                    Heard::Gone => return Relayed::ProgramDied,
+                if let Some(end) = relay_answer(program, tests, parts.get(1), deadline, wait) {
+                    return end;
                 }
             }
             "test" => {
@@ -387,6 +251,54 @@ fn relay(job: &Job, program: &mut Session<'_>, tests: &mut Session<'_>, result: 
             "end" => return Relayed::Complete,
             "broken" => return broken(parts.get(1), parts.get(2).is_some()),
             _ => return Relayed::Judged(Verdict::Unscored, "the tests broke their channel".into()),
+        }
+    }
+}
+
+/// Passes an answer on, in parts where it comes in parts; tells where the relay ends by it.
+fn relay_answer(
+    program: &mut Session<'_>,
+    tests: &mut Session<'_>,
+    number: Option<&Value>,
+    deadline: Instant,
+    wait: Duration,
+) -> Option<Relayed> {
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let deaf = || Some(Relayed::Judged(Verdict::Unscored, "the tests do not listen".into()));
+    let broke = || Some(Relayed::Judged(Verdict::RuntimeError, "the program broke its channel".into()));
+    let large = || {
+        let why = too_large("the value that the program returned");
+        Some(Relayed::Judged(Verdict::OutputLimit, why))
+    };
+    loop {
+        let reply = match program.hear_soon(left()) {
+            Heard::Value(reply) => reply,
+            Heard::Late => return Some(Relayed::Late),
+            Heard::TooLarge => return large(),
+            Heard::Gone => return Some(Relayed::ProgramDied),
+        };
+        let parts = items(&reply);
+        if parts.first() != number {
+            let why = "the program answered another question".to_owned();
+            return Some(Relayed::Judged(Verdict::RuntimeError, why));
+        }
+        let is_part = as_text(parts.get(1)) == PART_COMES;
+        if is_part && !matches!(parts.get(2), Some(Value::Int(0..))) {
+            return broke();
+        }
+        if !tests.say(&reply, wait) {
+            return deaf();
+        }
+        if !is_part {
+            return None;
+        }
+        let items_only = |bytes: &[u8]| Value::check_shared(bytes).map(|()| frame(bytes));
+        match program.hear_part(left(), items_only) {
+            Heard::Value(part) if tests.say_frames(&part, wait) => {}
+            Heard::Value(_) => return deaf(),
+            Heard::Late => return Some(Relayed::Late),
+            Heard::TooLarge => return large(),
+            Heard::Gone => return broke(),
         }
     }
 }

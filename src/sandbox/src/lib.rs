@@ -27,6 +27,7 @@ mod helper;
 mod job;
 mod judge;
 mod judge_calls;
+mod judge_function;
 mod judge_program;
 pub mod lang;
 mod outside;

@@ -1,8 +1,12 @@
 //! Values that travel between a program and us: exactly Python's builtin types, nothing with behaviour of its own.
 //!
 //! The encoding is that of Python's `marshal`, version 2, which every CPython from 3.8 on reads and writes natively and
-//! which refuses subclasses. An object that calls itself equal to everything therefore never arrives here.
+//! which refuses subclasses. An object that calls itself equal to everything therefore never arrives here. Parts of large
+//! lists come in version 4, where what occurs twice is written once ([`read`]).
 
+mod read;
+
+use read::Reader;
 use serde_json::Value as Json;
 
 /// A value of a builtin type.
@@ -30,17 +34,24 @@ pub enum Value {
     Tuple(Vec<Value>),
     /// `dict`, in its order.
     Dict(Vec<(Value, Value)>),
-    /// `set` or `frozenset`, in no order.
+    /// `set`, in no order.
     Set(Vec<Value>),
+    /// `frozenset`, in no order.
+    FrozenSet(Vec<Value>),
 }
-
-/// Nesting beyond this is refused on both ways.
-const DEPTH: usize = 200;
 
 /// Why bytes are no value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no value of builtin types: {0} at byte {1}")]
 pub struct NotAValue(pub &'static str, pub usize);
+
+impl NotAValue {
+    /// Whether it may be a value, but one that is larger than anything that is read.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        self.0 == read::TOO_LARGE
+    }
+}
 
 impl From<&Json> for Value {
     fn from(json: &Json) -> Self {
@@ -106,11 +117,12 @@ impl Value {
                 sized(out, b's', s.len());
                 out.extend_from_slice(s);
             }
-            Self::List(items) | Self::Tuple(items) | Self::Set(items) => {
+            Self::List(items) | Self::Tuple(items) | Self::Set(items) | Self::FrozenSet(items) => {
                 let tag = match self {
                     Self::List(_) => b'[',
                     Self::Tuple(_) => b'(',
-                    _ => b'<',
+                    Self::Set(_) => b'<',
+                    _ => b'>',
                 };
                 sized(out, tag, items.len());
                 items.iter().for_each(|v| v.write(out));
@@ -126,14 +138,30 @@ impl Value {
         }
     }
 
-    /// From `marshal`'s encoding; all of it must be one value.
+    /// From `marshal`'s encoding, version 2; all of it must be one value.
     ///
     /// # Errors
     /// The bytes hold anything else: code objects, references, more or less than one value.
     pub fn decode(bytes: &[u8]) -> Result<Self, NotAValue> {
-        let mut r = Reader { bytes, at: 0 };
-        let value = r.value(0)?.ok_or(NotAValue("a bare end mark", 0))?;
-        if r.at == bytes.len() { Ok(value) } else { Err(NotAValue("something behind it", r.at)) }
+        Reader::whole(bytes, false)
+    }
+
+    /// From `marshal`'s encoding, version 2 to 4, where an object that occurs twice may be referred to. Here it is copied,
+    /// as long as the copies stay below what a frame may have.
+    ///
+    /// # Errors
+    /// As [`Value::decode`]; and for cycles, and too many copies.
+    pub fn decode_shared(bytes: &[u8]) -> Result<Self, NotAValue> {
+        Reader::whole(bytes, true)
+    }
+
+    /// Whether [`Value::decode_shared`] would read this, without making a value of it: what passes can be given to Python's
+    /// `marshal.loads`, which trusts what it reads.
+    ///
+    /// # Errors
+    /// As [`Value::decode_shared`].
+    pub fn check_shared(bytes: &[u8]) -> Result<(), NotAValue> {
+        Reader::whole(bytes, true)
     }
 
     /// Whether a returned value is as good as the expected one.
@@ -157,7 +185,7 @@ impl Value {
                         && (a - b).abs() <= tolerance * a.abs().max(b.abs()).max(1.0)
             }
             (Self::List(a) | Self::Tuple(a), Self::List(b) | Self::Tuple(b)) => all(a, b),
-            (Self::Set(a), Self::Set(b)) => {
+            (Self::Set(a) | Self::FrozenSet(a), Self::Set(b) | Self::FrozenSet(b)) => {
                 a.len() == b.len() && a.iter().all(|x| b.iter().any(|y| x.matches(y, 0.0)))
             }
             (Self::Dict(a), Self::Dict(b)) => {
@@ -201,89 +229,6 @@ fn write_big(negative: bool, digits: &[u16], out: &mut Vec<u8>) {
     digits.iter().for_each(|d| out.extend_from_slice(&d.to_le_bytes()));
 }
 
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, n: usize) -> Result<&'a [u8], NotAValue> {
-        let end = self.at.checked_add(n).filter(|e| *e <= self.bytes.len());
-        let end = end.ok_or(NotAValue("an early end", self.at))?;
-        let part = &self.bytes[self.at..end];
-        self.at = end;
-        Ok(part)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], NotAValue> {
-        Ok(self.take(N)?.try_into().expect("take gives as many bytes as asked"))
-    }
-
-    fn len(&mut self) -> Result<usize, NotAValue> {
-        let n = i32::from_le_bytes(self.array()?);
-        usize::try_from(n).map_err(|_| NotAValue("a negative length", self.at))
-    }
-
-    fn items(&mut self, depth: usize) -> Result<Vec<Value>, NotAValue> {
-        let n = self.len()?;
-        let mut items = Vec::new();
-        for _ in 0..n {
-            items.push(self.value(depth + 1)?.ok_or(NotAValue("a missing item", self.at))?);
-        }
-        Ok(items)
-    }
-
-    /// `None` is the mark that ends a dict.
-    fn value(&mut self, depth: usize) -> Result<Option<Value>, NotAValue> {
-        if depth > DEPTH {
-            return Err(NotAValue("nesting that is too deep", self.at));
-        }
-        let [tag] = self.array()?;
-        Ok(Some(match tag {
-            b'0' => return Ok(None),
-            b'N' => Value::None,
-            b'T' => Value::Bool(true),
-            b'F' => Value::Bool(false),
-            b'i' => Value::Int(i32::from_le_bytes(self.array()?).into()),
-            b'l' => self.big()?,
-            b'g' => Value::Float(f64::from_le_bytes(self.array()?)),
-            b'y' => Value::Complex(f64::from_le_bytes(self.array()?), f64::from_le_bytes(self.array()?)),
-            b'u' | b't' => {
-                let n = self.len()?;
-                Value::Str(self.take(n)?.to_vec())
-            }
-            b's' => {
-                let n = self.len()?;
-                Value::Bytes(self.take(n)?.to_vec())
-            }
-            b'[' => Value::List(self.items(depth)?),
-            b'(' => Value::Tuple(self.items(depth)?),
-            b'<' | b'>' => Value::Set(self.items(depth)?),
-            b'{' => {
-                let mut items = Vec::new();
-                while let Some(k) = self.value(depth + 1)? {
-                    let v = self.value(depth + 1)?.ok_or(NotAValue("a key without a value", self.at))?;
-                    items.push((k, v));
-                }
-                Value::Dict(items)
-            }
-            _ => return Err(NotAValue("a type that is not builtin", self.at - 1)),
-        }))
-    }
-
-    fn big(&mut self) -> Result<Value, NotAValue> {
-        let n = i32::from_le_bytes(self.array()?);
-        let count = usize::try_from(n.unsigned_abs()).map_err(|_| NotAValue("a length", self.at))?;
-        let digits: Vec<u16> =
-            self.take(2 * count)?.chunks_exact(2).map(|d| u16::from_le_bytes([d[0], d[1]])).collect();
-        if count > 8 {
-            return Ok(Value::Big(n < 0, digits)); // beyond 120 bits
-        }
-        let magnitude = digits.iter().rev().fold(0_i128, |acc, d| (acc << 15) | i128::from(d & 0x7fff));
-        Ok(Value::Int(if n < 0 { -magnitude } else { magnitude }))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -297,7 +242,7 @@ mod tests {
         let all = Value::Dict(vec![
             (Value::Str(b"a".to_vec()), Value::List(vec![Value::None, Value::Bool(true), Value::Float(0.5)])),
             (Value::Int(1 << 40), Value::Tuple(vec![Value::Int(-(1 << 70)), Value::Bytes(vec![0, 255])])),
-            (Value::Complex(1.0, -2.0), Value::Set(vec![Value::Int(-7)])),
+            (Value::Complex(1.0, -2.0), Value::Set(vec![Value::FrozenSet(vec![Value::Int(-7)])])),
             (Value::Big(true, vec![1; 20]), Value::Bool(false)),
         ]);
         assert_eq!(Value::decode(&all.encode()), Ok(all));

@@ -189,3 +189,105 @@ fn a_value_that_is_too_large_is_told_as_that_and_the_next_test_goes_on() {
     assert!(r.tests[0].reason.as_deref().is_some_and(|why| why.contains("larger than 16 MiB")), "{r:?}");
     assert_eq!((r.tests[1].verdict, r.passed), (Verdict::Pass, 1), "{r:?}");
 }
+
+#[test]
+fn long_lists_cross_in_parts_and_are_compared_to_the_last_item() {
+    let s = start();
+    const N: i128 = 200_000;
+    let verdict = |code: &str, expected: &Value| {
+        let job = Job::function("f", code, "f").call(vec![int(N)], expected.clone()).call(vec![int(2)], {
+            let Value::List(items) = expected else { panic!("a list") };
+            Value::List(items[..2].to_vec())
+        });
+        let limits = Limits { wall_s: 60.0, cpu_s: 60.0, memory_mb: 1024, ..Limits::default() };
+        let r = s.run(&Job { limits, ..job });
+        (r.verdict, r.passed)
+    };
+    let numbers = Value::List((0..N).map(int).collect());
+    assert_eq!(verdict("def f(n): return list(range(n))", &numbers), (Verdict::Pass, 2));
+    assert_eq!(verdict("def f(n): return tuple(range(n))", &numbers), (Verdict::Pass, 2));
+    assert_eq!(verdict("def f(n): return list(range(n - 1)) + [0]", &numbers), (Verdict::WrongAnswer, 0));
+    assert_eq!(verdict("def f(n): return list(range(n + (n > 2)))", &numbers), (Verdict::WrongAnswer, 1));
+    assert_eq!(verdict("def f(n): return list(range(n - (n > 2)))", &numbers), (Verdict::WrongAnswer, 1));
+    assert_eq!(
+        verdict("class I(int): pass\ndef f(n): return [I(i) for i in range(n)]", &numbers),
+        (Verdict::WrongAnswer, 0)
+    );
+    // What occurs many times crosses once in a part: as one value each, all are more than may cross.
+    let row = Value::Tuple((0..40).map(int).collect());
+    let rows = Value::List(vec![row; 200_000]);
+    assert_eq!(verdict("def f(n): return [tuple(range(40))] * n", &rows), (Verdict::Pass, 2));
+    // A dictionary of the standard library behind many items: the parts before it are taken back.
+    let mut with_counter = vec![int(7); 200_000];
+    with_counter.push(Value::Dict(vec![(int(1), int(2))]));
+    let code = "from collections import Counter\ndef f(n):\n    return [7] * n + [Counter([1, 1])] if n > 2 else [7, 7]";
+    assert_eq!(verdict(code, &Value::List(with_counter)), (Verdict::Pass, 2));
+}
+
+#[test]
+fn long_lists_reach_the_tests_in_parts() {
+    let s = start();
+    let limits = Limits { wall_s: 60.0, cpu_s: 60.0, memory_mb: 1024, ..Limits::default() };
+    let run = |code: &str, tests: &str| {
+        let job = Job { limits, ..Job::python("s", code) };
+        s.run(&Job { mode: Mode::Script { test_code: tests.into() }, ..job })
+    };
+    let code = "from itertools import combinations_with_replacement as c\ndef f(l, n): return list(c(l, n))\n\
+                def g(n): return tuple({frozenset({i}): [i]} for i in range(n))\n";
+    // about 180 MB as one value of version 2
+    let tests = "from itertools import combinations_with_replacement as c\nl = ['Red', 'Green', 'Blue', 'Dog', 'Cat']\n\
+                 assert f(l, 45) == list(c(l, 45))\nassert f(l, 2)[-1] == ('Cat', 'Cat')\n\
+                 got = g(60000)\nassert type(got) is tuple and got == tuple({frozenset({i}): [i]} for i in range(60000))\n";
+    let r = run(code, tests);
+    assert_eq!(r.verdict, Verdict::Pass, "{:?} {:?}", r.reason, r.tests);
+    let r = run("def f(n): return [0] * (n - 1) + [1]", "assert f(100000) == [0] * 100000");
+    assert_eq!(r.verdict, Verdict::WrongAnswer, "{r:?}");
+    // The whole of it, and not just the part, is too large to be held twice.
+    let r = run("def f(n): return ['x' * (20 << 20)] * n", "f(60000)");
+    assert_eq!(r.verdict, Verdict::OutputLimit, "{r:?}");
+}
+
+#[test]
+fn calls_that_are_asked_for_together_are_judged_one_by_one() {
+    let s = start();
+    let run = |code: &str, n: i128, stop: bool| {
+        let job = (0..n).fold(Job::function("f", code, "f"), |j, i| j.call(vec![int(i)], int(2 * i)));
+        let limits = Limits { wall_s: 0.5, cpu_s: 5.0, ..Limits::default() };
+        s.run(&Job { limits, stop_on_first_failure: stop, ..job })
+    };
+    let r = run("def f(x): return 2 * x", 100, false);
+    assert_eq!((r.verdict, r.passed, r.total), (Verdict::Pass, 100, 100));
+    assert!(r.tests.iter().all(|t| t.wall_ms > 0.0), "{r:?}");
+    // each kind of failure in the middle of those that are asked for together
+    let verdicts = |code: &str| {
+        let r = run(code, 40, false);
+        r.tests.iter().map(|t| t.verdict).filter(|v| *v != Verdict::Pass).collect::<Vec<_>>()
+    };
+    let code = "import os, time\ndef f(x):\n    if x == 3: return 0\n    if x == 5: os._exit(0)\n    if x == 9: os.abort()\n    \
+                if x == 20: time.sleep(9)\n    if x == 36: raise KeyError(x)\n    return 2 * x\n";
+    use Verdict::{RuntimeError, TimeLimit, WrongAnswer};
+    assert_eq!(verdicts(code), [WrongAnswer, RuntimeError, RuntimeError, TimeLimit, RuntimeError]);
+    // the first failure ends it, whatever it is
+    for (code, verdict) in [
+        ("def f(x): return 2 * x if x < 5 else 0", WrongAnswer),
+        ("import os\ndef f(x): return 2 * x if x < 5 else os._exit(0)", RuntimeError),
+        ("import time\ndef f(x): return 2 * x if x < 5 else time.sleep(9)", TimeLimit),
+    ] {
+        let r = run(code, 40, true);
+        assert_eq!((r.verdict, r.passed, r.tests.len(), r.total), (verdict, 5, 6, 40), "{code}: {r:?}");
+    }
+    // A slow function: each call has its own time.
+    let r = run("import time\ndef f(x):\n    time.sleep(0.1)\n    return 2 * x", 12, false);
+    assert_eq!((r.verdict, r.passed), (Verdict::Pass, 12), "{r:?}");
+    assert!(r.tests.iter().all(|t| t.wall_ms > 90.0), "{r:?}");
+}
+
+#[test]
+fn large_arguments_and_answers_do_not_block_each_other() {
+    let s = start();
+    let text = |n: usize| Value::Str(vec![b'x'; n]);
+    let job = [2_000_000, 10, 3000, 10, 300_000, 3000, 10].into_iter();
+    let job = job.fold(Job::function("f", "def f(s): return s * 4", "f"), |j, n| j.call(vec![text(n)], text(4 * n)));
+    let r = s.run(&job);
+    assert_eq!((r.verdict, r.passed), (Verdict::Pass, 7), "{:?}", r.reason);
+}

@@ -14,13 +14,18 @@ fn value() -> impl Strategy<Value = Value> {
         ".{0,10}".prop_map(|s| Value::Str(s.into_bytes())),
         proptest::collection::vec(any::<u8>(), 0..9).prop_map(Value::Bytes),
     ];
-    leaf.prop_recursive(4, 40, 5, |inner| {
-        let items = || proptest::collection::vec(inner.clone(), 0..5);
+    // what has a hash: in sets and as keys
+    let some = |of: BoxedStrategy<Value>| proptest::collection::vec(of, 0..5);
+    let hashed = leaf.clone().prop_recursive(2, 10, 5, move |inner| {
+        prop_oneof![some(inner.clone()).prop_map(Value::Tuple), some(inner).prop_map(Value::FrozenSet)]
+    });
+    let hashed = hashed.boxed();
+    leaf.prop_recursive(4, 40, 5, move |inner| {
         prop_oneof![
-            items().prop_map(Value::List),
-            items().prop_map(Value::Tuple),
-            items().prop_map(Value::Set),
-            proptest::collection::vec((inner.clone(), inner.clone()), 0..4).prop_map(Value::Dict),
+            some(inner.clone()).prop_map(Value::List),
+            some(inner.clone()).prop_map(Value::Tuple),
+            some(hashed.clone()).prop_map(Value::Set),
+            proptest::collection::vec((hashed.clone(), inner), 0..4).prop_map(Value::Dict),
         ]
     })
 }
@@ -38,6 +43,8 @@ proptest! {
         if let Ok(v) = Value::decode(&bytes) {
             prop_assert_eq!(Value::decode(&v.encode()).is_ok(), true);
         }
+        let (value, check) = (Value::decode_shared(&bytes), Value::check_shared(&bytes));
+        prop_assert_eq!(value.err(), check.err());
     }
 
     #[test]
