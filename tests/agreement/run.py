@@ -189,6 +189,14 @@ def kattis(data):
             yield Case(f"{p['problem_id']}/{number}-{s['name']}", row, expected)
 
 
+def kattis_comparators(data):
+    """Outputs and flags of the default output validator: a program prints each output, our validator judges it."""
+    for v in load(data / "kattis_problemtools/comparator_vectors.jsonl.gz"):
+        code = f"import sys\nsys.stdout.buffer.write({v['user_output'].encode()!r})\n"
+        problem = stdio([{"stdin": "", "stdout": v["judge_answer"]}], comparator={"validator": " ".join(v["args"])})
+        yield Case(v["name"], {"code": code, "problem": problem}, {"binary": float(v["accepted"])})
+
+
 SETS = {
     "securecoderl": (securecoderl, STDIO_ORACLES),
     "mapcoder_apps": (with_problems("mapcoder_apps", "code"), STDIO_ORACLES),
@@ -202,6 +210,7 @@ SETS = {
     "humaneval_plus": (humaneval_plus, ["binary"]),
     "mbpp_plus": (mbpp_plus, ["binary"]),
     "kattis": (kattis, ["binary"]),
+    "kattis_comparators": (kattis_comparators, ["binary"]),
 }
 
 

@@ -435,6 +435,16 @@ fn doctor_says_what_to_do_about_every_red_line() {
 }
 
 #[test]
+fn a_mistyped_tier_is_named_as_one() {
+    let p = place(SMALL);
+    let mut c = p.command(&["doctor"]);
+    Done::of(c.env("BESSEMER_TIER_MIN", "c").output().unwrap())
+        .code(1)
+        .says("BESSEMER_TIER_MIN: a tier is A, B, B-, C or D, not \"c\"")
+        .says("correct the variable");
+}
+
+#[test]
 fn the_schema_and_the_help_topics_are_there() {
     let p = place(SMALL);
     let schema: Value = serde_json::from_str(&p.run(&["schema"]).code(0).out).unwrap();

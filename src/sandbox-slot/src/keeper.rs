@@ -130,6 +130,11 @@ fn start_in_namespaces(setup: &Setup, socket: &OwnedFd) -> Result<libc::pid_t> {
             Err(e) => refused = e,
         }
     }
+    let refused = match refused {
+        // Its text speaks of a device.
+        Errno::ENOSPC => "ENOSPC: their limit is 0, or reached".to_owned(),
+        other => other.to_string(),
+    };
     Err(SlotError(format!(
         "user namespaces are refused by the kernel ({refused}); look at `sysctl user.max_user_namespaces \
          kernel.unprivileged_userns_clone kernel.apparmor_restrict_unprivileged_userns`, and at the container's \

@@ -217,11 +217,7 @@ impl<'a> Session<'a> {
     }
 
     /// The next frame, which is a part of a large value, as `read` makes something of it.
-    pub fn hear_part<T>(
-        &mut self,
-        wait: Duration,
-        read: impl Fn(&[u8]) -> Result<T, NotAValue>,
-    ) -> Heard<T> {
+    pub fn hear_part<T>(&mut self, wait: Duration, read: impl Fn(&[u8]) -> Result<T, NotAValue>) -> Heard<T> {
         self.hear_frame(wait, true, read)
     }
 

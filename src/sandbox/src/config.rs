@@ -44,12 +44,24 @@ impl std::str::FromStr for Tier {
 }
 
 impl Tier {
-    /// What a variable of the environment says. What is no tier is taken for the strictest.
+    /// What a variable of the environment says. What is no tier is taken for the strictest; [`Tier::mistyped`] tells.
     fn named(variable: &str) -> Option<Self> {
         let text = std::env::var(variable).ok().filter(|t| !t.is_empty())?;
         Some(text.parse().unwrap_or(Self::A))
     }
+
+    /// What is wrong with the variables that name tiers, if anything is. [`crate::Sandbox::start`] refuses then.
+    #[must_use]
+    pub fn mistyped() -> Option<String> {
+        TIER_VARIABLES.iter().find_map(|variable| {
+            let text = std::env::var(variable).ok().filter(|t| !t.is_empty())?;
+            text.parse::<Self>().err().map(|e| format!("{variable}: {e}"))
+        })
+    }
 }
+
+/// The environment's word on `tier_min` and `tier_max`.
+const TIER_VARIABLES: [&str; 2] = ["BESSEMER_TIER_MIN", "BESSEMER_TIER_MAX"];
 
 /// Whether slots have a network namespace of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -136,8 +148,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             slots: std::thread::available_parallelism().map_or(1, usize::from),
-            tier_min: Tier::named("BESSEMER_TIER_MIN").unwrap_or(Tier::BMinus),
-            tier_max: Tier::named("BESSEMER_TIER_MAX").unwrap_or(Tier::A),
+            tier_min: Tier::named(TIER_VARIABLES[0]).unwrap_or(Tier::BMinus),
+            tier_max: Tier::named(TIER_VARIABLES[1]).unwrap_or(Tier::A),
             directory: named("BESSEMER_SANDBOX_DIR"),
             python: PathBuf::from("python3"),
             scratch_mb: 64,
@@ -175,6 +187,9 @@ pub enum SandboxError {
         /// What is missing.
         why: String,
     },
+    /// A variable of the environment says nothing that is known.
+    #[error("{0}; correct it, or unset it")]
+    Setting(String),
     /// An interpreter or compiler is missing.
     #[error("{0}")]
     Language(String),

@@ -135,7 +135,13 @@ impl Calls<'_> {
     fn requests(&self, tests: &[Call], next: usize) -> (Vec<u8>, usize) {
         let request = |n: usize| {
             let args = Value::List(tests[n].args.clone());
-            let parts = [Value::Int(self.number(n)), Value::Int(0), self.entry.clone(), args, Value::Dict(Vec::new())];
+            let parts = [
+                Value::Int(self.number(n)),
+                Value::Int(0),
+                self.entry.clone(),
+                args,
+                Value::Dict(Vec::new()),
+            ];
             frame(&Value::List(parts.into()).encode())
         };
         let mut frames = request(next);

@@ -76,6 +76,9 @@ impl Sandbox {
     /// # Errors
     /// No slot can be built here, it isolates less than `tier_min`, or there is no Python.
     pub fn start(config: Config) -> Result<Self, SandboxError> {
+        if let Some(mistake) = Tier::mistyped() {
+            return Err(SandboxError::Setting(mistake));
+        }
         let toolchains: Toolchains = lang::table().iter().map(|l| (l.find)(&config)).collect();
         let python = lang::by_name("python").map(|i| &toolchains[i]);
         if let Some(Err(e)) = python {

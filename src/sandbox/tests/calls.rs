@@ -287,7 +287,8 @@ fn large_arguments_and_answers_do_not_block_each_other() {
     let s = start();
     let text = |n: usize| Value::Str(vec![b'x'; n]);
     let job = [2_000_000, 10, 3000, 10, 300_000, 3000, 10].into_iter();
-    let job = job.fold(Job::function("f", "def f(s): return s * 4", "f"), |j, n| j.call(vec![text(n)], text(4 * n)));
+    let job = job
+        .fold(Job::function("f", "def f(s): return s * 4", "f"), |j, n| j.call(vec![text(n)], text(4 * n)));
     let r = s.run(&job);
     assert_eq!((r.verdict, r.passed), (Verdict::Pass, 7), "{:?}", r.reason);
 }

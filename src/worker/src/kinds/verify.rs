@@ -21,7 +21,7 @@ pub fn tests_oracle(cx: &Context) -> Result<TestsOracle> {
     let slots = usize::try_from(cx.spec.resources.cpus.max(1)).unwrap_or(1);
     let sandbox = Sandbox::start(Config { slots, ..Config::default() }).map_err(|e| {
         let class = match &e {
-            SandboxError::Language(_) => FailureClass::Setup,
+            SandboxError::Language(_) | SandboxError::Setting(_) => FailureClass::Setup,
             _ => FailureClass::NodeUnfit,
         };
         Failure::new(class, format!("no sandbox, so nothing can be judged: {e}"))

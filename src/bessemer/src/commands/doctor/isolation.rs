@@ -5,6 +5,11 @@ use sandbox::{Config, Probe, Tier};
 
 pub fn findings() -> [Finding; 2] {
     let probe = sandbox::probe(&Config::default());
+    if let Some(mistake) = Tier::mistyped() {
+        let how =
+            "correct the variable, in the site's set-up lines too, or unset it: until then nothing is judged";
+        return [Finding::bad("sandbox", mistake, how), languages(&probe)];
+    }
     [isolation(&probe), languages(&probe)]
 }
 
