@@ -114,7 +114,7 @@ fn plain_pass(
         return Ok(None);
     }
     let said = Told::decode(&bytes);
-    let (stdout, truncated) = read_bounded(stdout, job.limits.output_bytes)?;
+    let (stdout, truncated) = read_bounded(&File::from(stdout), job.limits.output_bytes)?;
     let limits = &job.limits;
     let over =
         ms(said.wall_us.into()) > limits.wall_s * 1000.0 || ms(said.cpu_us.into()) > limits.cpu_s * 1000.0;

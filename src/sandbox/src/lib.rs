@@ -13,6 +13,7 @@
 //! # Ok::<(), sandbox::SandboxError>(())
 //! ```
 
+mod affinity;
 mod bigint;
 mod bytes;
 mod calls;

@@ -1,5 +1,6 @@
 //! The sandbox: a fixed number of slots, and batches over them.
 
+use crate::affinity;
 use crate::cgroup::Groups;
 use crate::checker;
 use crate::compile_cache::CompileCache;
@@ -90,7 +91,8 @@ impl Sandbox {
             Tier::A => Groups::find(&config.cgroup).map(Arc::new),
             less => Err(format!("no more than tier {less} is asked for")),
         };
-        let share = |i: usize| Share { cpu: cpu(i), groups: groups.as_ref().ok().cloned() };
+        let share =
+            |i: usize| Share { cpu: cpu(i), beside: cpu(i + 1), groups: groups.as_ref().ok().cloned() };
         let Built { toolchains, bare, setup, first, warm, refused } = build(&config, &toolchains, &share(0))?;
         let hello = first.hello.clone();
         let (tier, why) = tier_of(&hello, config.net, groups.as_ref().err());
@@ -132,11 +134,14 @@ impl Sandbox {
         let places: Vec<_> = pairs.into_iter().map(|pair| Place { sandbox: self, pair }).collect();
         for mut place in places {
             let Pair { main, tester, share, .. } = &mut place.pair;
-            for slot in [main, tester].into_iter().filter(|s| s.is_none()) {
+            for (slot, share) in [(main, share.clone()), (tester, share.of_tests())] {
+                if slot.is_some() {
+                    continue;
+                }
                 if cancel.is_cancelled() {
                     return Ok(());
                 }
-                *slot = Some(self.another(share)?);
+                *slot = Some(self.another(&share)?);
             }
         }
         Ok(())
@@ -248,9 +253,12 @@ impl Sandbox {
         };
         let mut place = Place { sandbox: self, pair };
         let pair = &mut place.pair;
-        let share = &pair.share;
-        for (slot, needed) in
-            [(&mut pair.main, true), (&mut pair.tester, job.needs_tester() && job.profile != Profile::Pytest)]
+        // We wait for the slot and it for us, in turns: waking somebody on another CPU is what takes longest.
+        let _kept = pair.share.cpu.map(affinity::Kept::to);
+        let needs_tester = job.needs_tester() && job.profile != Profile::Pytest;
+        let (share, of_tests) = (&pair.share, pair.share.of_tests());
+        for (slot, share, needed) in
+            [(&mut pair.main, share, true), (&mut pair.tester, &of_tests, needs_tester)]
         {
             if needed && slot.is_none() {
                 match self.another(share) {
@@ -350,17 +358,7 @@ type Tools<'a> = (&'static Language, &'a Toolchain);
 /// The CPUs of this process, in order, when slots are to keep to one each: where there are slots for all of them. A batch
 /// system's set is honoured, since it is this process' own.
 fn cpus_to_pin(config: &Config) -> Vec<usize> {
-    // SAFETY: the set lives on our stack, where all zeroes is valid.
-    let set = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) != 0 {
-            return Vec::new(); // more CPUs than a set of this size holds
-        }
-        set
-    };
-    // SAFETY: reads a bit of the set; the index is below its size.
-    let allowed = (0..libc::CPU_SETSIZE as usize).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) });
-    let cpus: Vec<_> = allowed.collect();
+    let cpus = affinity::cpus();
     if config.pin && config.slots >= cpus.len() { cpus } else { Vec::new() }
 }
 

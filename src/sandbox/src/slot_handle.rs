@@ -1,5 +1,6 @@
 //! The supervisor's end of one slot.
 
+use crate::affinity;
 use crate::cgroup::{Group, Groups};
 use crate::config::SandboxError;
 use crate::helper;
@@ -7,7 +8,9 @@ use crate::outside;
 use crate::pool::{Cancel, isolates_alike};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::MFdFlags;
-use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, shutdown, socketpair};
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, setsockopt, shutdown, socketpair};
+use nix::sys::time::{TimeVal, TimeValLike};
 use slot::net;
 use slot::wire::{End, Hello, Isolation, Report, Run, STOP, Setup};
 use std::borrow::Cow;
@@ -34,15 +37,25 @@ const STARVED: &str = "the kernel killed a process of the run for want of memory
                        machine, or the control group of the batch job, is full; use fewer slots, or ask for more memory";
 
 /// How often a wait looks whether the batch has been cancelled.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(100);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(LOOK_EVERY_MS.cast_unsigned());
+const LOOK_EVERY_MS: i64 = 100;
 
 /// What of the machine a slot, and each that replaces it, is given.
 #[derive(Clone, Default)]
 pub(crate) struct Share {
     /// The CPU that it keeps to.
     pub cpu: Option<usize>,
+    /// The one that a slot for its tests keeps to: theirs get ready while its program loads.
+    pub beside: Option<usize>,
     /// Where its control group is made; `None`: it gets none.
     pub groups: Option<Arc<Groups>>,
+}
+
+impl Share {
+    /// That of the slot for its tests.
+    pub fn of_tests(&self) -> Self {
+        Self { cpu: self.beside, ..self.clone() }
+    }
 }
 
 /// A running slot. Dropping it ends every process in it.
@@ -63,6 +76,10 @@ pub(crate) struct SlotHandle {
     /// What lies in its `/prog`.
     program: u64,
     share: Share,
+    /// stdout and stderr of the next run, made while the last one ran; and those of the last one, to be closed during the
+    /// next: both take a good part of what a run costs us.
+    fresh: Option<(File, File)>,
+    used: Vec<File>,
     /// Of the batch that it works for: a run that goes on when it is set is stopped.
     pub cancel: Cancel,
 }
@@ -81,6 +98,8 @@ impl SlotHandle {
         let (ours, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .map_err(|e| SandboxError::Helper(e.into()))?;
+        let beat = TimeVal::milliseconds(LOOK_EVERY_MS);
+        setsockopt(&ours, ReceiveTimeout, &beat).map_err(|e| SandboxError::Helper(e.into()))?;
         let keeper = Command::new(helper::path()?)
             .env_clear()
             .current_dir("/")
@@ -91,7 +110,7 @@ impl SlotHandle {
             .map_err(SandboxError::Helper)?;
         // Both before it is told to build anything: what it starts inherits them.
         if let Some(cpu) = share.cpu {
-            pin(keeper.id(), cpu);
+            affinity::pin(keeper.id(), cpu);
         }
         let mut slot = Self {
             keeper,
@@ -105,6 +124,8 @@ impl SlotHandle {
             retired: false,
             program: 0,
             share: share.clone(),
+            fresh: None,
+            used: Vec::new(),
             cancel: Cancel::default(),
         };
         let fail = |e: io::Error| SandboxError::Slot(e.to_string());
@@ -123,31 +144,26 @@ impl SlotHandle {
         Ok(slot)
     }
 
+    /// The socket's own time-out, [`LOOK_EVERY`], is the beat in which this looks at the clock.
     fn receive(&mut self, timeout: Duration, spare: Option<&OwnedFd>) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
-        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
         let mut deadline = Instant::now() + timeout;
         let mut told = false;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let ms = PollTimeout::try_from(left.min(LOOK_EVERY)).unwrap_or(PollTimeout::ZERO);
-            match poll(&mut fds, ms) {
-                Ok(0) if !left.is_zero() => {
-                    if self.cancel.is_cancelled() && !told {
-                        told = true;
-                        self.stop()?;
-                        deadline = Instant::now() + REPORT_GRACE;
-                    }
-                }
-                Ok(0) => {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the slot did not answer in time"));
-                }
-                Ok(_) => break,
-                Err(nix::errno::Errno::EINTR) => {}
-                Err(e) => return Err(e.into()),
+            match net::receive_answer(self.socket.as_raw_fd(), &mut self.buf, spare) {
+                Ok(Some(packet)) => return Ok(packet),
+                Ok(None) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the slot died")),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(e),
+            }
+            if Instant::now() >= deadline {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the slot did not answer in time"));
+            }
+            if self.cancel.is_cancelled() && !told {
+                told = true;
+                self.stop()?;
+                deadline = Instant::now() + REPORT_GRACE;
             }
         }
-        net::receive_answer(self.socket.as_raw_fd(), &mut self.buf, spare)?
-            .ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "the slot died"))
     }
 
     /// One run. After an error the slot replaces itself before the next.
@@ -180,9 +196,7 @@ impl SlotHandle {
         let stdin = net::memfd(c"stdin", stdin, MFdFlags::MFD_ALLOW_SEALING)?;
         // SAFETY: fcntl with plain numbers on a descriptor that we own.
         unsafe { libc::fcntl(stdin.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_WRITE) };
-        // New ones for each run: flags and offsets that a program sets would stay on a used one.
-        let stdout = net::memfd(c"stdout", b"", MFdFlags::empty())?;
-        let stderr = net::memfd(c"stderr", b"", MFdFlags::empty())?;
+        let (stdout, stderr) = self.fresh.take().map_or_else(outputs, Ok)?;
         // A large report, one with fetched files, needs a place that process 1 cannot make for itself.
         let spare =
             if run.fetch.is_empty() { None } else { Some(net::memfd(c"report", b"", MFdFlags::empty())?) };
@@ -195,6 +209,9 @@ impl SlotHandle {
         };
         net::send(self.socket.as_raw_fd(), &rooted.encode(self.program != run.program), &fds)?;
         self.program = run.program;
+        // While the program runs.
+        self.used.clear();
+        self.fresh = outputs().ok();
         let wall = Duration::from_micros(run.limits.wall_us);
         let since = Instant::now();
         Ok(Running {
@@ -235,8 +252,9 @@ impl SlotHandle {
         if self.hello.isolation != Isolation::Namespaces && report.end == End::Signaled(SIGSYS) {
             report.end = End::Failed(BEYOND.into());
         }
-        let (stdout, cut_out) = read_bounded(running.stdout, running.output)?;
-        let (stderr, cut_err) = read_bounded(running.stderr, running.output)?;
+        let (stdout, cut_out) = read_bounded(&running.stdout, running.output)?;
+        let (stderr, cut_err) = read_bounded(&running.stderr, running.output)?;
+        self.used.extend([running.stdout, running.stderr]);
         Ok(Outcome { report, stdout, stderr, truncated: cut_out || cut_err })
     }
 }
@@ -273,18 +291,6 @@ impl SlotHandle {
     }
 }
 
-/// Keeps a process to one CPU. A refusal costs speed only.
-fn pin(pid: u32, cpu: usize) {
-    // SAFETY: the set lives on our stack, where all zeroes is valid; the macro checks the index.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        if cpu < libc::CPU_SETSIZE as usize {
-            libc::CPU_SET(cpu, &mut set);
-            libc::sched_setaffinity(pid.cast_signed(), size_of::<libc::cpu_set_t>(), &raw const set);
-        }
-    }
-}
-
 impl SlotHandle {
     /// Waits this long for a run's report to come; false when it has not.
     pub fn ends_within(&self, wait: Duration) -> bool {
@@ -295,8 +301,8 @@ impl SlotHandle {
 
 /// A run that has begun.
 pub(crate) struct Running {
-    stdout: OwnedFd,
-    stderr: OwnedFd,
+    stdout: File,
+    stderr: File,
     spare: Option<OwnedFd>,
     output: u64,
     memory: u64,
@@ -304,9 +310,14 @@ pub(crate) struct Running {
     since: Instant,
 }
 
+/// Files for stdout and stderr. New ones for each run: flags and offsets that a program sets would stay on a used one.
+fn outputs() -> io::Result<(File, File)> {
+    let new = |name| net::memfd(name, b"", MFdFlags::empty()).map(File::from);
+    Ok((new(c"stdout")?, new(c"stderr")?))
+}
+
 /// The first `max` bytes, and whether there are more. Every process that could write is dead by now.
-pub(crate) fn read_bounded(fd: OwnedFd, max: u64) -> io::Result<(Vec<u8>, bool)> {
-    let file = File::from(fd);
+pub(crate) fn read_bounded(file: &File, max: u64) -> io::Result<(Vec<u8>, bool)> {
     let size = file.metadata()?.len();
     let mut data = vec![0; usize::try_from(size.min(max)).map_err(io::Error::other)?];
     file.read_exact_at(&mut data, 0)?;

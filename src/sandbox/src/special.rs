@@ -92,7 +92,7 @@ impl Specials {
         runs: u64,
         share: &Share,
     ) -> Result<(), String> {
-        let need = |slot: &mut Option<SlotHandle>, special: &Special| {
+        let need = |slot: &mut Option<SlotHandle>, special: &Special, share: &Share| {
             if slot.is_none() {
                 *slot = Some(special.start(first, runs, share)?);
             }
@@ -100,13 +100,13 @@ impl Specials {
         };
         match job.profile {
             Profile::Numpy => {
-                need(&mut slots.numpy, &self.numpy)?;
+                need(&mut slots.numpy, &self.numpy, share)?;
                 if job.needs_tester() {
-                    need(&mut slots.numpy_tester, &self.numpy)?;
+                    need(&mut slots.numpy_tester, &self.numpy, &share.of_tests())?;
                 }
             }
             Profile::Pytest if matches!(job.mode, Mode::Pytest { .. }) => {
-                need(&mut slots.pytest, &self.pytest)?;
+                need(&mut slots.pytest, &self.pytest, &share.of_tests())?;
             }
             Profile::Pytest => return Err("the profile `pytest` is for jobs of mode `pytest`".into()),
             Profile::Multi | Profile::Solo => {}

@@ -83,7 +83,9 @@ fn measure(rounds: usize, only: Option<&str>) -> String {
         let config = Config { slots, python: python.clone().into(), ..Config::default() };
         Sandbox::start(config).expect("a sandbox")
     };
-    let (warm, two) = (start(1), start(2));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    // As a sandbox is by default, one job at a time; and one for two workers, which the machine may not have a CPU each for.
+    let (warm, two) = (start(cores), start(2));
     assert!(warm.warm_python().is_ok(), "no warm interpreter: {:?}", warm.warm_python());
     let many = |n: usize, job: Job| (0..n).fold(job, |j, _| j.test(input.as_str(), "5050"));
     let (one, ten) = (many(1, Job::python("one", PROGRAM)), many(10, Job::python("ten", PROGRAM)));
@@ -154,7 +156,6 @@ fn measure(rounds: usize, only: Option<&str>) -> String {
     if only.is_some() {
         return variants(&v);
     }
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let whole = [
         scaling(&two, &ten, 2),
         if cores >= 16 { scaling(&start(16), &ten, 16) } else { f64::NAN },
