@@ -51,6 +51,15 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// For work that nobody reads along with: prompts in the largest pieces at all times.
+    #[must_use]
+    pub fn offline(max_batch: usize) -> Self {
+        let options = Self { max_batch, ..Self::default() };
+        Self { piece_tokens: options.prefill_tokens, ..options }
+    }
+}
+
 /// A request whose samples have not all begun.
 struct Fresh {
     request: u64,

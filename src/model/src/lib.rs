@@ -31,6 +31,7 @@ pub use config::Config;
 pub use decoder::{Decoder, Packing, Pass};
 pub use engine::{Options, TorchEngine};
 pub use error::{Error, Result};
+pub use pages::PAGE as PAGE_TOKENS;
 pub use spec::{Arch, Spec};
 pub use tokenizer::Tokenizer;
 

@@ -65,6 +65,9 @@ pub struct RlParams {
     /// Rollouts per prompt.
     #[schemars(range(min = 1))]
     pub rollouts: u32,
+    /// Rollouts decoded together.
+    #[schemars(range(min = 1))]
+    pub max_batch: u32,
     /// Rollouts per optimizer step.
     #[schemars(range(min = 1))]
     pub minibatch: u32,
@@ -131,6 +134,7 @@ impl Default for RlParams {
             episodes: 30,
             prompts: 16,
             rollouts: 8,
+            max_batch: 256,
             minibatch: 32,
             epochs: 2,
             learning_rate: 1e-3,

@@ -1,13 +1,13 @@
 //! Kind `serve`: a model of the sweep behind an OpenAI-compatible API, for as long as somebody needs it.
 
 use crate::context::{Context, Ending, Failure, Report};
-use crate::kinds::device;
+use crate::kinds::load;
 use crate::kinds::training::ADAPTER;
 use anyhow::Result;
-use generate::Engine;
-use model::{Model, Options};
+use generate::{CacheUse, Engine};
+use model::{Options, PAGE_TOKENS};
 use record::layout;
-use record::params::{Precision, ServeParams};
+use record::params::{KvPrecision, ServeParams};
 use record::source::is_commit;
 use serde_json::json;
 use serve::{Left, Limits, Service};
@@ -17,20 +17,22 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub fn run(cx: &mut Context, params: &ServeParams) -> Result<Ending> {
-    if params.max_batch == 0 || params.max_new_tokens == 0 {
-        return Err(Failure::user("max_batch and max_new_tokens must be at least 1").into());
+    if [params.max_batch, params.max_new_tokens, params.prefill_chunk].contains(&0) {
+        return Err(Failure::user("max_batch, max_new_tokens and prefill_chunk must be at least 1").into());
     }
-    let dir = cx.input("model")?;
-    let model = Model::load(&dir, Precision::Fp32, device())?;
+    let (model, dir) = load(cx, "model", params.precision, params.quantization)?;
     let max_batch = params.max_batch as usize;
-    let kv_bytes = (params.kv_bytes > 0).then(|| usize::try_from(params.kv_bytes).unwrap_or(usize::MAX));
-    let mut engine = model.engine(Options { max_batch, kv_bytes, ..Options::default() });
-    let cache = engine.cache();
-    if cache.limit == Some(0) {
-        let what =
-            format!("kv_bytes {} is less than one page of {} bytes", params.kv_bytes, cache.page_bytes);
-        return Err(Failure::user(what).into());
-    }
+    let piece_tokens = params.prefill_chunk as usize;
+    let most = Options::default().prefill_tokens.max(piece_tokens);
+    let mut engine = model.engine(Options {
+        max_batch,
+        prefill_tokens: most,
+        piece_tokens,
+        kv_bytes: (params.kv_bytes > 0).then(|| usize::try_from(params.kv_bytes).unwrap_or(usize::MAX)),
+        half_pages: params.kv_precision == KvPrecision::Bf16,
+        ..Options::default()
+    });
+    enough(params, engine.context(), &engine.cache())?;
     let adapters = adapters(cx, &dir)?;
     for (name, dir) in &adapters {
         engine.add_adapter(name, dir, &model)?;
@@ -103,6 +105,24 @@ pub fn run(cx: &mut Context, params: &ServeParams) -> Result<Ending> {
             Ending::Checkpointed(format!("{why}; {did}"))
         }
     })
+}
+
+/// Refuses a limit on keys and values under which no answer could become as long as `max_new_tokens` says.
+fn enough(params: &ServeParams, context: usize, cache: &CacheUse) -> Result<(), Failure> {
+    let Some(limit) = cache.limit else { return Ok(()) };
+    // a prompt has a token at least
+    let needed = context.min(1 + params.max_new_tokens as usize).div_ceil(PAGE_TOKENS);
+    if needed <= limit {
+        return Ok(());
+    }
+    Err(Failure::user(format!(
+        "kv_bytes {} holds {limit} pages of {} bytes ({PAGE_TOKENS} tokens each), and an answer of max_new_tokens {} fills \
+         {needed}: set kv_bytes to {} or more, better several times that, or lower max_new_tokens",
+        params.kv_bytes,
+        cache.page_bytes,
+        params.max_new_tokens,
+        needed * cache.page_bytes
+    )))
 }
 
 /// Adapters of the phases under role `adapters`, each under the name of its phase (`sft.2` for the second task of one).
