@@ -175,11 +175,9 @@ impl Params {
                     found.push(("reward", message));
                 }
             }
-            Params::Serve(p) => {
-                if p.kv_precision == KvPrecision::Bf16 && p.precision != Precision::Bf16 {
-                    let message = "bf16 keys and values need `precision: bf16`; elsewhere leave it auto";
-                    found.push(("kv_precision", message.to_owned()));
-                }
+            Params::Serve(p) if p.kv_precision == KvPrecision::Bf16 && p.precision != Precision::Bf16 => {
+                let message = "bf16 keys and values need `precision: bf16`; otherwise leave it auto";
+                found.push(("kv_precision", message.to_owned()));
             }
             _ => {}
         }

@@ -253,6 +253,8 @@ impl Kernels for TorchKernels {
     }
 
     fn refresh(&mut self, decoder: &Decoder) {
+        // the merged weights must not be there twice
+        self.weights.blocks.clear();
         self.weights = Frozen::new(decoder);
     }
 

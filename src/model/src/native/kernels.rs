@@ -66,6 +66,7 @@ impl Kernels for NativeKernels {
     }
 
     fn refresh(&mut self, decoder: &Decoder) {
+        self.weights.forget();
         self.weights = Native::new(decoder, &mut self.cpu);
     }
 
