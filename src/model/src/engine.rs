@@ -55,11 +55,17 @@ impl Default for Options {
 }
 
 impl Options {
+    /// As a job file has them; no `kv_bytes` is 0 there.
+    #[must_use]
+    pub fn new(max_batch: u32, kv_bytes: u64) -> Self {
+        let kv_bytes = (kv_bytes > 0).then(|| usize::try_from(kv_bytes).unwrap_or(usize::MAX));
+        Self { max_batch: max_batch as usize, kv_bytes, ..Self::default() }
+    }
+
     /// For work that nobody reads along with: prompts in the largest pieces at all times.
     #[must_use]
-    pub fn offline(max_batch: usize) -> Self {
-        let options = Self { max_batch, ..Self::default() };
-        Self { piece_tokens: options.prefill_tokens, ..options }
+    pub fn offline(self) -> Self {
+        Self { piece_tokens: self.prefill_tokens, ..self }
     }
 }
 
@@ -175,6 +181,22 @@ impl TorchEngine {
     #[must_use]
     pub fn reused_tokens(&self) -> u64 {
         self.paged.reused()
+    }
+
+    /// Refuses a limit `kv_bytes` under which no answer of `new` tokens fits behind a prompt of `prompt` tokens.
+    ///
+    /// # Errors
+    /// [`crate::Error::Limit`] with the least that does.
+    pub fn check_limit(&self, prompt: usize, new: usize) -> crate::Result<()> {
+        let (limit, each) = (self.paged.pages().limit(), self.paged.page_bytes());
+        let needed = self.context.min(prompt + new).div_ceil(PAGE);
+        let Some(bytes) = self.options.kv_bytes.filter(|_| needed > limit) else { return Ok(()) };
+        Err(crate::Error::Limit(format!(
+            "kv_bytes {bytes} holds {limit} pages of {each} bytes ({PAGE} tokens each), and an answer of max_new_tokens {new} \
+             behind a prompt of {prompt} fills {needed}: set kv_bytes to {} or more, better several times that, or lower \
+             max_new_tokens",
+            needed * each
+        )))
     }
 
     /// Gives the memory of the cache back; for the time between rollouts.
@@ -466,8 +488,8 @@ impl generate::Engine for TorchEngine {
             return Err(EngineError::BadParameter {
                 name: "max_tokens",
                 why: format!(
-                    "prompt and answer may need {} bytes of keys and values, kv_bytes is {limit}: ask for fewer tokens or \
-                     serve with a larger kv_bytes",
+                    "prompt and answer may need {} bytes of keys and values, kv_bytes is {limit}: ask for fewer tokens \
+                     or raise kv_bytes",
                     pages * each
                 ),
             });

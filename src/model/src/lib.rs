@@ -31,7 +31,6 @@ pub use config::Config;
 pub use decoder::{Decoder, Packing, Pass};
 pub use engine::{Options, TorchEngine};
 pub use error::{Error, Result};
-pub use pages::PAGE as PAGE_TOKENS;
 pub use spec::{Arch, Spec};
 pub use tokenizer::Tokenizer;
 

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 /// Tokens of a page of keys and values.
-pub const PAGE: usize = 16;
+pub(crate) const PAGE: usize = 16;
 
 /// What a full page holds: these tokens, after what the parent page stands for. Exact, not a hash: two texts can never be
 /// taken for each other.

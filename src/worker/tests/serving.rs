@@ -4,7 +4,7 @@ mod common;
 
 use common::{Runs, call, leave, outcome, run, worker};
 use record::Params;
-use record::params::{EvalParams, KvPrecision, Precision, Quantization, ServeParams};
+use record::params::{EvalParams, KvPrecision, Precision, Quantization, RlParams, ServeParams};
 use serde_json::{Value, json};
 use serve::client::Patience;
 use serve::{Client, Endpoint};
@@ -82,7 +82,7 @@ fn a_limit_of_keys_and_values_that_no_answer_fits_is_refused_at_the_start_and_a_
     // one layer, one key head of 32: keys and values of 16 tokens in fp32
     let page = 2 * 32 * 16 * 4;
     let with = |kv_bytes| ServeParams { kv_bytes, max_new_tokens: 47, ..ServeParams::default() };
-    // an answer of 47 tokens behind one of prompt are three pages
+    // an answer of 47 tokens behind a prompt of one are three pages
     for (phase, kv_bytes) in [("none", page - 1), ("two", 3 * page - 1)] {
         let task = task(&runs, phase, with(kv_bytes));
         assert_eq!(run(&task, &[]), record::exit::USER_ERROR);
@@ -96,7 +96,7 @@ fn a_limit_of_keys_and_values_that_no_answer_fits_is_refused_at_the_start_and_a_
     let (status, body) = complete(&endpoint, &"Print the sum of two integers. ".repeat(4), 40);
     let said = body["error"]["message"].as_str().unwrap();
     assert_eq!((status, body["error"]["param"].as_str()), (400, Some("max_tokens")), "{body}");
-    assert!(said.contains("kv_bytes is") && said.contains("serve with a larger kv_bytes"), "{said}");
+    assert!(said.contains("kv_bytes is") && said.contains("or raise kv_bytes"), "{said}");
     leave(service);
 }
 
@@ -123,4 +123,60 @@ fn an_evaluation_loads_what_its_precision_says_and_its_batch_changes_no_answer()
     assert_eq!(half.len(), 8);
     // the same streams of random numbers over rounded weights: some answers part ways
     assert!(half != whole);
+}
+
+#[test]
+fn under_a_limit_of_keys_and_values_answers_wait_and_stay_the_same_and_less_than_one_is_refused() {
+    let runs = Runs::new();
+    runs.random_model(&runs.corpus());
+    let task = |phase: &str, work: Params| {
+        runs.task(phase, 1, work, |spec| {
+            spec.inputs = BTreeMap::from([
+                ("model".into(), vec![runs.input("base")]),
+                ("corpus".into(), vec![runs.input("corpus")]),
+            ]);
+        })
+    };
+    let eval = |kv_bytes| {
+        Params::Eval(EvalParams {
+            samples: 2,
+            limit: 4,
+            max_new_tokens: 24,
+            bootstrap: 50,
+            kv_bytes,
+            ..EvalParams::default()
+        })
+    };
+    let measured = |phase: &str, kv_bytes| {
+        let task = task(phase, eval(kv_bytes));
+        assert_eq!(run(&task, &[]), 0, "{}", outcome(&task).message);
+        common::lines(&task.with_file_name(record::layout::OUT).join("samples.jsonl"))
+    };
+    let refused = |phase: &str, work: Params| -> u64 {
+        let task = task(phase, work);
+        assert_eq!(run(&task, &[]), record::exit::USER_ERROR, "{}", outcome(&task).message);
+        let said = outcome(&task).message;
+        let least = said.split("set kv_bytes to ").nth(1).and_then(|s| s.split(' ').next());
+        least.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{said}"))
+    };
+    let free = measured("free", 0);
+    let least = refused("cramped", eval(1));
+    // room for the longest alone: one answer after the other
+    assert_eq!(free, measured("narrow", least));
+    assert_eq!(refused("less", eval(least - 1)), least);
+    let rl = |kv_bytes| {
+        Params::Rl(RlParams {
+            episodes: 1,
+            prompts: 2,
+            rollouts: 2,
+            minibatch: 4,
+            max_new_tokens: 12,
+            validate_every: 0,
+            kv_bytes,
+            ..RlParams::default()
+        })
+    };
+    let least = refused("rl-cramped", rl(1));
+    let learning = task("rl", rl(least));
+    assert_eq!(run(&learning, &[]), 0, "{}", outcome(&learning).message);
 }

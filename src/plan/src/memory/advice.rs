@@ -1,6 +1,6 @@
 //! What to change where a task does not fit.
 
-use super::generation::one_answer;
+use super::generation::{Keys, keys};
 use super::{Estimate, Shape, Where, estimate, gigabytes};
 use record::Params;
 use record::params::{Algorithm, LoraParams, Precision};
@@ -79,7 +79,13 @@ struct Case<'a> {
 
 impl Case<'_> {
     fn bytes(&self, setting: &Setting) -> Option<u64> {
-        Some(estimate(&setting.applied(self.work)?, self.shape, self.place)?.bytes)
+        let work = setting.applied(self.work)?;
+        // a limit is no advice where not one answer fits
+        let cramped = |k: &Keys| setting.set.contains_key("kv_bytes") && k.limit < k.usual;
+        if keys(&work, self.shape, self.place).as_ref().is_some_and(cramped) {
+            return None;
+        }
+        Some(estimate(&work, self.shape, self.place)?.bytes)
     }
 
     fn fits(&self, setting: &Setting) -> Option<u64> {
@@ -118,7 +124,7 @@ impl Case<'_> {
 pub(super) fn advice(work: &Params, shape: &Shape, now: &Estimate, limit: u64) -> String {
     let place = if now.gpu { Where::Gpu } else { Where::Cpu };
     let case = Case { work, shape, place, limit };
-    let levers = levers(work, shape, now, place);
+    let levers = levers(work, shape, place);
     let said = |s: &Setting| {
         format!("{} ({} GB)", s.words.join(" and "), gigabytes(case.bytes(s).unwrap_or(u64::MAX)))
     };
@@ -145,7 +151,11 @@ pub(super) fn advice(work: &Params, shape: &Shape, now: &Estimate, limit: u64) -
     for lever in &levers {
         let next = match lever {
             Lever::Switch { key, value, words } => best.0.switched(key, value, words),
-            Lever::Number { key, values } => best.0.with(work, key, values[values.len() - 1]),
+            Lever::Number { key, values } => {
+                let tried = values.iter().rev().map(|&n| best.0.with(work, key, n));
+                let Some(next) = tried.into_iter().find(|s| case.bytes(s).is_some()) else { continue };
+                next
+            }
         };
         if let Some(bytes) = case.bytes(&next).filter(|b| *b < best.1) {
             best = (next, bytes);
@@ -162,7 +172,7 @@ pub(super) fn advice(work: &Params, shape: &Shape, now: &Estimate, limit: u64) -
 }
 
 /// Levers in the order of what they cost: time, then accuracy, then what is learnt or answered.
-fn levers(work: &Params, shape: &Shape, now: &Estimate, place: Where) -> Vec<Lever> {
+fn levers(work: &Params, shape: &Shape, place: Where) -> Vec<Lever> {
     let doc = serde_json::to_value(work).unwrap_or_default();
     let p = &doc["params"];
     let switch =
@@ -174,22 +184,22 @@ fn levers(work: &Params, shape: &Shape, now: &Estimate, place: Where) -> Vec<Lev
             std::iter::successors(Some(first), |n| Some(n / 2)).take_while(|n| *n >= least.max(1)).collect();
         (!values.is_empty()).then_some(Lever::Number { key, values })
     };
+    let limits = keys(work, shape, place).and_then(|k| {
+        let values = fractions(k.all, k.usual);
+        (!values.is_empty()).then_some(Lever::Number { key: "kv_bytes", values })
+    });
     let mut out = Vec::new();
     if p["recompute"] == false {
         out.push(switch("recompute", json!(true), "`recompute: true`"));
     }
     match work {
         Params::Sft(_) | Params::Base(_) => out.extend(halved("batch", 1)),
-        Params::Serve(s) => {
-            let cache = now.parts.iter().find(|part| part.name == "KV cache").map_or(0, |part| part.bytes);
-            let values = fractions(cache, one_answer(s, shape, place).1);
-            if !values.is_empty() {
-                out.push(Lever::Number { key: "kv_bytes", values });
-            }
+        Params::Serve(_) | Params::Eval(_) => {
+            out.extend(limits);
             out.extend(halved("max_batch", 1));
         }
-        Params::Eval(_) => out.extend(halved("max_batch", 1)),
         Params::Rl(r) => {
+            out.extend(limits);
             // more than there are rollouts is the same as all of them
             let all = u64::from(r.prompts) * u64::from(r.rollouts);
             if let Some(Lever::Number { key, values }) = halved("max_batch", 1) {
@@ -226,13 +236,17 @@ fn levers(work: &Params, shape: &Shape, now: &Estimate, place: Where) -> Vec<Lev
     out
 }
 
-/// Three quarters of a cache, three quarters of that, and so on down to what one answer takes, in 10 MB.
-fn fractions(cache: u64, least: u64) -> Vec<u64> {
+/// Three quarters of a cache, three quarters of that, and so on in 10 MB, down to what one answer takes, in half precision too.
+fn fractions(cache: u64, answer: u64) -> Vec<u64> {
     const STEP: u64 = 10_000_000;
+    let least = (answer / 2).max(1).next_multiple_of(STEP);
     let mut values: Vec<u64> = std::iter::successors(Some(cache / 4 * 3), |n| Some(n / 4 * 3))
         .map(|n| n / STEP * STEP)
-        .take_while(|n| *n >= least.max(STEP))
+        .take_while(|n| *n > least)
+        .chain([answer.next_multiple_of(STEP), least])
+        .filter(|n| *n < cache)
         .collect();
+    values.sort_unstable_by(|a, b| b.cmp(a));
     values.dedup();
     values
 }

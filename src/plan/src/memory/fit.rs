@@ -1,7 +1,7 @@
 //! Whether every task fits what it will run on; what to change where one does not.
 
 use super::advice::advice;
-use super::generation::one_answer;
+use super::generation::keys;
 use super::{Estimate, Shape, Where, estimate, gigabytes};
 use crate::diagnostic::Report;
 use crate::document::Document;
@@ -134,13 +134,12 @@ fn where_of(task: &Task) -> Where {
 
 /// What is wrong with a limit on keys and values under which no answer can become as long as it may; the worker refuses it too.
 fn too_few(task: &Task, shape: &Shape, place: Where) -> Option<String> {
-    let Params::Serve(p) = &task.work else { return None };
-    let (least, usual) = one_answer(p, shape, place);
-    (p.kv_bytes > 0 && p.kv_bytes < least).then(|| {
+    let k = keys(&task.work, shape, place)?;
+    (k.limit > 0 && k.limit < k.least).then(|| {
         format!(
-            "`kv_bytes`: {} holds no answer of `max_new_tokens: {}`: that alone needs {least}, and {usual} behind a prompt \
-             of the usual length; raise it to several times that, or lower `max_new_tokens`",
-            p.kv_bytes, p.max_new_tokens
+            "`kv_bytes`: {} holds no answer of `max_new_tokens: {}`: that alone needs {}, and {} behind a prompt of the usual \
+             length; raise it to several times that, or lower `max_new_tokens`",
+            k.limit, k.max_new_tokens, k.least, k.usual
         )
     })
 }

@@ -2,12 +2,13 @@
 
 use super::parts::{bytes_of, unpacked, weights, whole};
 use super::{Estimate, Shape, Where};
-use record::params::{EvalParams, KvPrecision, Precision, Quantization, ServeParams};
+use record::Params;
+use record::params::{EvalParams, KvPrecision, Precision, Quantization, RlParams, ServeParams};
 
 /// Prompt tokens of a prefill pass (`model::Options`).
 const PREFILL: u64 = 8192;
 /// Tokens of a page of keys and values.
-pub(super) const PAGE: u64 = 16;
+const PAGE: u64 = 16;
 /// Bytes of pages that the engine keeps of texts that have ended (`prefix_bytes`).
 const KEPT: u64 = 256 << 20;
 /// Tokens that a prompt is taken to have where the job file does not say.
@@ -35,8 +36,23 @@ pub(super) struct Load {
 
 impl Load {
     /// `samples` of a prompt run together.
-    pub fn new(sequences: u64, samples: u64, prompt: u64, new: u64) -> Self {
-        Self { prompts: sequences.div_ceil(samples.max(1)), sequences, prompt, new }
+    fn new(s: &Shape, sequences: u64, samples: u32, new: u32) -> Self {
+        let new = u64::from(new);
+        let prompts = sequences.div_ceil(u64::from(samples.max(1)));
+        Self { prompts, sequences, prompt: prompt_of(s, new), new }
+    }
+
+    fn of_serve(s: &Shape, p: &ServeParams) -> Self {
+        Self::new(s, u64::from(p.max_batch), 1, p.max_new_tokens)
+    }
+
+    fn of_eval(s: &Shape, p: &EvalParams) -> Self {
+        Self::new(s, u64::from(p.max_batch), p.samples, p.max_new_tokens)
+    }
+
+    pub fn of_rl(s: &Shape, p: &RlParams) -> Self {
+        let all = u64::from(p.prompts) * u64::from(p.rollouts);
+        Self::new(s, all.min(u64::from(p.max_batch)), p.rollouts, p.max_new_tokens)
     }
 }
 
@@ -57,19 +73,28 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub fn new(s: &Shape, precision: Precision, nf4: bool, place: Where) -> Self {
+    /// `kv_bytes`: 0 is no limit.
+    pub fn new(s: &Shape, precision: Precision, nf4: bool, kv_bytes: u64, place: Where) -> Self {
         let e = bytes_of(precision);
         // Gemma-2, StarCoder2, fp16 and 4-bit weights go through libtorch
         let native = place == Where::Cpu && precision != Precision::Fp16 && !nf4 && s.gated && !s.soft_cap;
         let kv = if native { 4 } else { e };
-        Self { e, native, nf4, place, kv, kv_bytes: u64::MAX, prefill: PREFILL }
+        let kv_bytes = if kv_bytes == 0 { u64::MAX } else { kv_bytes };
+        Self { e, native, nf4, place, kv, kv_bytes, prefill: PREFILL }
     }
 
     fn of_serve(s: &Shape, p: &ServeParams, place: Where) -> Self {
-        let engine = Self::new(s, p.precision, p.quantization == Quantization::Nf4, place);
+        let engine = Self::new(s, p.precision, p.quantization == Quantization::Nf4, p.kv_bytes, place);
         let kv = if p.kv_precision == KvPrecision::Bf16 { 2 } else { engine.kv };
-        let kv_bytes = if p.kv_bytes == 0 { u64::MAX } else { p.kv_bytes };
-        Self { kv, kv_bytes, prefill: PREFILL.max(u64::from(p.prefill_chunk)), ..engine }
+        Self { kv, prefill: PREFILL.max(u64::from(p.prefill_chunk)), ..engine }
+    }
+
+    fn of_eval(s: &Shape, p: &EvalParams, place: Where) -> Self {
+        Self::new(s, p.precision, p.quantization == Quantization::Nf4, p.kv_bytes, place)
+    }
+
+    pub fn of_rl(s: &Shape, p: &RlParams, place: Where) -> Self {
+        Self::new(s, p.precision, p.quantization == Quantization::Nf4, p.kv_bytes, place)
     }
 
     /// Bytes of one page, all layers.
@@ -120,21 +145,37 @@ impl Engine {
 }
 
 pub(super) fn serve(p: &ServeParams, s: &Shape, place: Where) -> Estimate {
-    let new = u64::from(p.max_new_tokens);
-    Engine::of_serve(s, p, place).answering(s, &Load::new(u64::from(p.max_batch), 1, prompt_of(s, new), new))
+    Engine::of_serve(s, p, place).answering(s, &Load::of_serve(s, p))
 }
 
 pub(super) fn eval(p: &EvalParams, s: &Shape, place: Where) -> Estimate {
-    let new = u64::from(p.max_new_tokens);
-    let load = Load::new(u64::from(p.max_batch), u64::from(p.samples), prompt_of(s, new), new);
-    Engine::new(s, p.precision, p.quantization == Quantization::Nf4, place).answering(s, &load)
+    Engine::of_eval(s, p, place).answering(s, &Load::of_eval(s, p))
 }
 
-/// Bytes of keys and values that one answer of a server may fill: the least a limit can be, behind a prompt of one token, and
-/// behind one as long as prompts are taken to be.
-pub(super) fn one_answer(p: &ServeParams, s: &Shape, place: Where) -> (u64, u64) {
-    let engine = Engine::of_serve(s, p, place);
-    let new = u64::from(p.max_new_tokens);
-    let bytes = |prompt: u64| s.context.min(prompt + new).div_ceil(PAGE) * engine.page(s);
-    (bytes(1), bytes(prompt_of(s, new)))
+/// Keys and values of a task that writes answers, in bytes.
+pub(super) struct Keys {
+    /// The limit that the job file sets, or 0.
+    pub limit: u64,
+    pub max_new_tokens: u32,
+    /// What they are predicted to take.
+    pub all: u64,
+    /// What one answer may fill behind a prompt of one token: the least that a limit can be.
+    pub least: u64,
+    /// The same behind a prompt as long as prompts are taken to be.
+    pub usual: u64,
+}
+
+/// `None` for kinds that write no answers themselves.
+pub(super) fn keys(work: &Params, s: &Shape, place: Where) -> Option<Keys> {
+    let (engine, load, limit, max_new_tokens) = match work {
+        Params::Serve(p) => {
+            (Engine::of_serve(s, p, place), Load::of_serve(s, p), p.kv_bytes, p.max_new_tokens)
+        }
+        Params::Eval(p) => (Engine::of_eval(s, p, place), Load::of_eval(s, p), p.kv_bytes, p.max_new_tokens),
+        Params::Rl(p) => (Engine::of_rl(s, p, place), Load::of_rl(s, p), p.kv_bytes, p.max_new_tokens),
+        _ => return None,
+    };
+    let one = |prompt: u64| s.context.min(prompt + load.new).div_ceil(PAGE) * engine.page(s);
+    let all = engine.cache(s, &load);
+    Some(Keys { limit, max_new_tokens, all, least: one(1), usual: one(load.prompt) })
 }

@@ -244,9 +244,7 @@ fn rl(p: &RlParams, s: &Shape, place: Where) -> Estimate {
         parts.push(("value head", (s.hidden + 1) * 16));
     }
     let pass: u64 = parts.iter().filter(|(n, _)| PASS.contains(n)).map(|(_, n)| n).sum();
-    let all = u64::from(p.prompts) * u64::from(p.rollouts);
-    let load = Load::new(all.min(u64::from(p.max_batch)), u64::from(p.rollouts), prompt, new);
-    let engine = Engine::new(s, p.precision, t.nf4, place);
+    let (engine, load) = (Engine::of_rl(s, p, place), Load::of_rl(s, p));
     let rollout = engine.cache(s, &load) + engine.passes(s, &load);
     if rollout > pass {
         parts.retain(|(n, _)| !PASS.contains(n));

@@ -170,6 +170,8 @@ pub struct EvalParams {
     /// Answers decoded together.
     #[schemars(range(min = 1))]
     pub max_batch: u32,
+    /// Most bytes of keys and values; 0 is no limit. Where they run out, answers wait, and the youngest are computed again later.
+    pub kv_bytes: u64,
     /// Problems to answer.
     pub split: Split,
     /// Answers per problem.
@@ -201,6 +203,7 @@ impl Default for EvalParams {
             precision: Precision::Fp32,
             quantization: Quantization::None,
             max_batch: 64,
+            kv_bytes: 0,
             split: Split::HeldOut,
             samples: 4,
             temperature: 1.0,

@@ -68,6 +68,8 @@ pub struct RlParams {
     /// Rollouts decoded together.
     #[schemars(range(min = 1))]
     pub max_batch: u32,
+    /// Most bytes of keys and values of rollouts; 0 is no limit. Where they run out, rollouts wait, and the youngest are computed again later.
+    pub kv_bytes: u64,
     /// Rollouts per optimizer step.
     #[schemars(range(min = 1))]
     pub minibatch: u32,
@@ -135,6 +137,7 @@ impl Default for RlParams {
             prompts: 16,
             rollouts: 8,
             max_batch: 256,
+            kv_bytes: 0,
             minibatch: 32,
             epochs: 2,
             learning_rate: 1e-3,

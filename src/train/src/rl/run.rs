@@ -132,8 +132,11 @@ impl<'a> Runner<'a> {
         let mut trained = decoder.trainable();
         trained.extend(head.iter().flat_map(ValueHead::tensors));
         let optimizer = AdamW::new(trained, 0.0, job.params.max_grad_norm, Scaler::new(decoder.kind));
-        let all = (job.params.prompts * job.params.rollouts) as usize;
-        let engine = model.engine(Options::offline(all.min(job.params.max_batch as usize)));
+        let p = job.params;
+        let all = p.prompts.saturating_mul(p.rollouts);
+        let engine = model.engine(Options::new(all.min(p.max_batch), p.kv_bytes).offline());
+        let prompts = job.train.ids.iter().chain(job.validation.iter().flat_map(|v| &v.ids));
+        engine.check_limit(prompts.map(Vec::len).max().unwrap_or(1), p.max_new_tokens as usize)?;
         Ok(Self { model, job, store, head, optimizer, engine, own: Own::default(), best: Vec::new() })
     }
 

@@ -21,8 +21,14 @@ pub fn run(cx: &mut Context, params: &EvalParams) -> Result<Ending> {
     }
     let problems = cursor::problems(cx, params.split, params.limit)?;
     let (model, _) = load(cx, "model", params.precision, params.quantization)?;
-    let mut engine = model.engine(Options::offline(params.max_batch as usize));
+    let mut engine = model.engine(Options::new(params.max_batch, params.kv_bytes).offline());
     drop(model);
+    if params.kv_bytes > 0 {
+        // not after hours of measuring
+        let prompts = problems.iter().map(|p| Ok(evaluate::prompt(&engine, p)?.len()));
+        let longest = prompts.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(1);
+        engine.check_limit(longest, params.max_new_tokens as usize)?;
+    }
     let mut grader = verify::grader(cx, Scoring::default(), params.reward.as_ref())?;
     let drawing = Drawing {
         samples: params.samples,

@@ -4,8 +4,7 @@ use crate::context::{Context, Ending, Failure, Report};
 use crate::kinds::load;
 use crate::kinds::training::ADAPTER;
 use anyhow::Result;
-use generate::{CacheUse, Engine};
-use model::{Options, PAGE_TOKENS};
+use model::Options;
 use record::layout;
 use record::params::{KvPrecision, ServeParams};
 use record::source::is_commit;
@@ -21,18 +20,16 @@ pub fn run(cx: &mut Context, params: &ServeParams) -> Result<Ending> {
         return Err(Failure::user("max_batch, max_new_tokens and prefill_chunk must be at least 1").into());
     }
     let (model, dir) = load(cx, "model", params.precision, params.quantization)?;
-    let max_batch = params.max_batch as usize;
+    let options = Options::new(params.max_batch, params.kv_bytes);
     let piece_tokens = params.prefill_chunk as usize;
-    let most = Options::default().prefill_tokens.max(piece_tokens);
     let mut engine = model.engine(Options {
-        max_batch,
-        prefill_tokens: most,
+        prefill_tokens: options.prefill_tokens.max(piece_tokens),
         piece_tokens,
-        kv_bytes: (params.kv_bytes > 0).then(|| usize::try_from(params.kv_bytes).unwrap_or(usize::MAX)),
         half_pages: params.kv_precision == KvPrecision::Bf16,
-        ..Options::default()
+        ..options
     });
-    enough(params, engine.context(), &engine.cache())?;
+    // a prompt has a token at least
+    engine.check_limit(1, params.max_new_tokens as usize)?;
     let adapters = adapters(cx, &dir)?;
     for (name, dir) in &adapters {
         engine.add_adapter(name, dir, &model)?;
@@ -46,7 +43,7 @@ pub fn run(cx: &mut Context, params: &ServeParams) -> Result<Ending> {
         adapters: adapters.iter().map(|a| a.0.clone()).collect(),
         bind: serve::bind_address(|name| std::env::var(name).ok()).map_err(Failure::user)?,
         limits: Limits {
-            sequences: max_batch + params.queue as usize,
+            sequences: options.max_batch + params.queue as usize,
             max_new_tokens: params.max_new_tokens,
             ..Limits::default()
         },
@@ -105,24 +102,6 @@ pub fn run(cx: &mut Context, params: &ServeParams) -> Result<Ending> {
             Ending::Checkpointed(format!("{why}; {did}"))
         }
     })
-}
-
-/// Refuses a limit on keys and values under which no answer could become as long as `max_new_tokens` says.
-fn enough(params: &ServeParams, context: usize, cache: &CacheUse) -> Result<(), Failure> {
-    let Some(limit) = cache.limit else { return Ok(()) };
-    // a prompt has a token at least
-    let needed = context.min(1 + params.max_new_tokens as usize).div_ceil(PAGE_TOKENS);
-    if needed <= limit {
-        return Ok(());
-    }
-    Err(Failure::user(format!(
-        "kv_bytes {} holds {limit} pages of {} bytes ({PAGE_TOKENS} tokens each), and an answer of max_new_tokens {} fills \
-         {needed}: set kv_bytes to {} or more, better several times that, or lower max_new_tokens",
-        params.kv_bytes,
-        cache.page_bytes,
-        params.max_new_tokens,
-        needed * cache.page_bytes
-    )))
 }
 
 /// Adapters of the phases under role `adapters`, each under the name of its phase (`sft.2` for the second task of one).
