@@ -128,7 +128,7 @@ fn what_a_refusal_offers_fits_when_it_is_typed() {
     /// Kind, model, parameters, the keys that are offered.
     type Case =
         (&'static str, &'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
-    let cases: [Case; 13] = [
+    let cases: [Case; 14] = [
         ("serve", "1.3b", &[], &["kv_bytes", "max_batch"]),
         ("serve", "1.3b", &[("max_batch", "256"), ("precision", "bf16")], &["kv_bytes", "max_batch"]),
         ("serve", "6.7b", &[("max_batch", "1")], &["quantization"]),
@@ -143,6 +143,19 @@ fn what_a_refusal_offers_fits_when_it_is_typed() {
             &["kv_bytes", "max_batch"],
         ),
         ("rl", "1.3b", &[("algorithm", "grpo"), ("max_new_tokens", "512")], &["minibatch", "recompute"]),
+        (
+            "rl",
+            "1.3b",
+            &[
+                ("algorithm", "grpo"),
+                ("precision", "fp16"),
+                ("recompute", "true"),
+                ("minibatch", "16"),
+                ("max_new_tokens", "2048"),
+            ],
+            // fewer prompts than a minibatch has rollouts
+            &["prompts", "minibatch"],
+        ),
         ("rl", "1.3b", &[("lora", "null"), ("max_new_tokens", "512")], &["recompute", "precision"]),
         ("rl", "6.7b", &[("lora", "null"), ("max_new_tokens", "512")], &["lora"]),
         ("rl", "6.7b", &[("precision", "fp16")], &["quantization", "minibatch"]),
