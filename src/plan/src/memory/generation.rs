@@ -120,7 +120,9 @@ impl Engine {
     pub fn passes(&self, s: &Shape, load: &Load) -> u64 {
         let room = (self.kv_bytes / self.page(s).max(1)).saturating_mul(PAGE);
         let tokens = self.prefill.max(load.prompt).min(load.prompts * load.prompt).min(room);
-        let pass = tokens * (4 * s.hidden + 3 * s.intermediate + 2 * s.q()) * self.e;
+        // gate, up and their product; libtorch the activated gate beside them
+        let mlp = if self.native || !s.gated { 3 } else { 4 } * s.intermediate;
+        let pass = tokens * (4 * s.hidden + mlp + 2 * s.q()) * self.e;
         pass + 3 * load.sequences * s.vocab * 4
     }
 
