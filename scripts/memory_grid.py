@@ -190,8 +190,18 @@ def main():
         ("c-ppo-bf16-2x4-2", c, {**ppo, "prompts": 2, "rollouts": 4, "minibatch": 2, **bf16}),
         ("c-grpo-recompute-8x8-1", c, {**grpo, "prompts": 8, "rollouts": 8, "minibatch": 1, "recompute": True}),
     ]
-    serve = [("a-serve-8", a, 8), ("a-serve-32", a, 32), ("b-serve-16", b, 16), ("c-serve-4", c, 4), ("c-serve-16", c, 16)]
-    measure = [("a-eval-4", a, 4), ("b-eval-1", b, 1), ("c-eval-8", c, 8)]
+    halves = {**bf16, "kv_precision": "bf16"}
+    serve = [
+        ("a-serve-8", a, 8, {}), ("a-serve-32", a, 32, {}), ("b-serve-16", b, 16, {}), ("c-serve-4", c, 4, {}),
+        ("c-serve-16", c, 16, {}), ("c-serve-1", c, 1, {}), ("c-serve-bf16-1", c, 1, bf16), ("c-serve-bf16-16", c, 16, bf16),
+        ("c-serve-bf16-pages-16", c, 16, halves), ("c-serve-nf4-bf16-4", c, 4, {"quantization": "nf4", **bf16}),
+        # pages for six of the sixteen
+        ("c-serve-limit-16", c, 16, {"kv_bytes": 512_000_000}),
+    ]
+    measure = [
+        ("a-eval-4", a, 4, {}), ("b-eval-1", b, 1, {}), ("c-eval-8", c, 8, {}), ("c-eval-bf16-8", c, 8, bf16),
+        ("c-eval-8-batch-16", c, 8, {"max_batch": 16}),
+    ]
 
     def wanted(name):
         return not only or any(name.startswith(o) for o in only)
@@ -215,18 +225,18 @@ def main():
             params = {"episodes": 2, "epochs": 1, "max_new_tokens": NEW, "validate_every": 0, "checkpoint_every": 0, **params}
             sources = {"model": where, "corpus": corpus(root, PROMPT, 16)}
             say(name, "rl", config, params, Attempt(worker, root, name, "rl", params, sources).end())
-    for name, (where, config), streams in serve:
+    for name, (where, config), streams, more in serve:
         if wanted(name):
-            params = {"max_batch": streams, "max_new_tokens": NEW}
+            params = {"max_batch": streams, "max_new_tokens": NEW, **more}
             load = {"n": 1, "max_new_tokens": NEW, "concurrency": streams, "keep": "all"}
             problems = corpus(root, PROMPT, 2 * streams)
             server, sampler = serving(worker, root, name, where, params, problems, load)
             say(name, "serve", config, params, server)
             say(name + "-sample", "sample", config, load, sampler)
-    for name, (where, config), samples in measure:
+    for name, (where, config), samples, more in measure:
         if wanted(name):
-            params = {"samples": samples, "max_new_tokens": NEW, "bootstrap": 100}
-            # two full batches of the engine's 64 sequences
+            params = {"samples": samples, "max_new_tokens": NEW, "bootstrap": 100, **more}
+            # two full batches of 64 sequences
             sources = {"model": where, "corpus": corpus(root, PROMPT, 128 // samples)}
             say(name, "eval", config, params, Attempt(worker, root, name, "eval", params, sources).end())
 

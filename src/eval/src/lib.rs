@@ -15,4 +15,4 @@ pub use metrics::{Sample, headline, metrics, problem_scores};
 pub use oracle::Stage;
 pub use paired::{Difference, mcnemar, paired_difference};
 pub use pass_at_k::{pass_at_k, pass_at_k_of};
-pub use run::{Drawing, Row, RunError, answer, seed_of};
+pub use run::{Drawing, Row, RunError, answer, prompt, seed_of};

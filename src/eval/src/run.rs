@@ -114,6 +114,15 @@ pub fn seed_of(seed: u64, problem: &str) -> u64 {
     Rng::named(seed, problem).next_u64() >> 1
 }
 
+/// A problem as the model is asked it.
+///
+/// # Errors
+/// The chat template's or the tokenizer's words.
+pub fn prompt(engine: &dyn Engine, problem: &Problem) -> Result<Vec<u32>, EngineError> {
+    let message = Message { role: "user".into(), content: problem.prompt.clone() };
+    engine.encode(&engine.chat(&[message])?)
+}
+
 /// Draws and judges answers to a chunk of problems; rows in the order of the problems.
 ///
 /// # Errors
@@ -127,9 +136,7 @@ pub fn answer(
     let mut requests = Vec::with_capacity(problems.len());
     for p in problems {
         let failed = |source| RunError::Engine { problem: p.id.clone(), source };
-        let message = Message { role: "user".into(), content: p.prompt.clone() };
-        let text = engine.chat(&[message]).map_err(failed)?;
-        let prompt = engine.encode(&text).map_err(failed)?;
+        let prompt = prompt(engine, p).map_err(failed)?;
         let sampling = Sampling { seed: seed_of(drawing.seed, &p.id), ..drawing.sampling.clone() };
         requests.push(Request { prompt, n: drawing.samples, sampling, adapter: None });
     }

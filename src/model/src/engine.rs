@@ -6,7 +6,7 @@ use crate::chat::ChatTemplate;
 use crate::frozen::TorchKernels;
 use crate::native::Native;
 use crate::native::kernels::NativeKernels;
-use crate::paged::{Coming, Kernels, Paged};
+use crate::paged::{Answer, Ask, Choice, Coming, Kernels, Paged};
 use crate::pages::PAGE;
 use crate::sampler;
 use crate::sequence::{Ends, Running};
@@ -35,6 +35,8 @@ pub struct Options {
     pub half_pages: bool,
     /// Calculate with libtorch even where there are kernels of our own. For comparing the two.
     pub libtorch: bool,
+    /// Let libtorch choose next tokens where the logits are on a processor too, as it does on GPUs. For comparing the two.
+    pub choose_there: bool,
 }
 
 impl Default for Options {
@@ -47,7 +49,23 @@ impl Default for Options {
             kv_bytes: None,
             half_pages: false,
             libtorch: false,
+            choose_there: false,
         }
+    }
+}
+
+impl Options {
+    /// As a job file has them; no `kv_bytes` is 0 there.
+    #[must_use]
+    pub fn new(max_batch: u32, kv_bytes: u64) -> Self {
+        let kv_bytes = (kv_bytes > 0).then(|| usize::try_from(kv_bytes).unwrap_or(usize::MAX));
+        Self { max_batch: max_batch as usize, kv_bytes, ..Self::default() }
+    }
+
+    /// For work that nobody reads along with: prompts in the largest pieces at all times.
+    #[must_use]
+    pub fn offline(self) -> Self {
+        Self { piece_tokens: self.prefill_tokens, ..self }
     }
 }
 
@@ -70,6 +88,13 @@ enum Waiting {
     Fresh(Fresh),
     /// A sequence that had to give its pages back; it goes on where it was.
     Again(Running),
+}
+
+/// What is asked for when a sequence has been run to its end.
+fn ask<'a>(r: &'a Running, waiting: &VecDeque<Waiting>) -> Ask<'a> {
+    // others wait to choose from the same logits
+    let followed = || waiting.iter().any(|w| matches!(w, Waiting::Fresh(f) if f.leader == Some(r.id)));
+    if r.filling && followed() { Ask::Row } else { Ask::Token(r.draw()) }
 }
 
 /// The engine. `Send`: make it anywhere, step it on one thread.
@@ -102,7 +127,7 @@ impl TorchEngine {
         let kernels: Box<dyn Kernels> = if Native::knows(decoder) && !options.libtorch {
             Box::new(NativeKernels::new(decoder, options.half_pages && decoder.kind == tch::Kind::BFloat16))
         } else {
-            Box::new(TorchKernels::new(decoder))
+            Box::new(TorchKernels::new(decoder, options.choose_there))
         };
         let size = |n: i64| usize::try_from(n).unwrap_or(usize::MAX);
         Self {
@@ -158,6 +183,22 @@ impl TorchEngine {
         self.paged.reused()
     }
 
+    /// Refuses a limit `kv_bytes` under which no answer of `new` tokens fits behind a prompt of `prompt` tokens.
+    ///
+    /// # Errors
+    /// [`crate::Error::Limit`] with the least that does.
+    pub fn check_limit(&self, prompt: usize, new: usize) -> crate::Result<()> {
+        let (limit, each) = (self.paged.pages().limit(), self.paged.page_bytes());
+        let needed = self.context.min(prompt + new).div_ceil(PAGE);
+        let Some(bytes) = self.options.kv_bytes.filter(|_| needed > limit) else { return Ok(()) };
+        Err(crate::Error::Limit(format!(
+            "kv_bytes {bytes} holds {limit} pages of {each} bytes ({PAGE} tokens each), and an answer of max_new_tokens {new} \
+             behind a prompt of {prompt} fills {needed}: set kv_bytes to {} or more, better several times that, or lower \
+             max_new_tokens",
+            needed * each
+        )))
+    }
+
     /// Gives the memory of the cache back; for the time between rollouts.
     ///
     /// # Panics
@@ -167,13 +208,19 @@ impl TorchEngine {
         self.paged.clear();
     }
 
-    /// Chooses the next token of sequences, each given by its slot and its logits.
-    fn accept(&mut self, rows: &[(usize, &[f32])], events: &mut Vec<StepEvent>) -> Result<(), EngineError> {
+    /// Takes the next token of sequences, each given by its slot and its logits, or by what has been chosen.
+    fn accept(
+        &mut self,
+        rows: &[(usize, Answer<'_>)],
+        events: &mut Vec<StepEvent>,
+    ) -> Result<(), EngineError> {
         let running = &self.running;
-        let chosen: Vec<OnceLock<Option<(u32, f32)>>> = rows.iter().map(|_| OnceLock::new()).collect();
+        let chosen: Vec<OnceLock<Choice>> = rows.iter().map(|_| OnceLock::new()).collect();
         self.paged.kernels().each(rows.len(), &|i| {
-            let (slot, logits) = rows[i];
-            let _ = chosen[i].set(running[slot].choose(logits));
+            let _ = chosen[i].set(match &rows[i] {
+                (slot, Answer::Row(logits)) => running[*slot].choose(logits),
+                (_, Answer::Token(choice)) => *choice,
+            });
         });
         let ends = Ends { tokenizer: &self.tokenizer, eos: &self.eos, context: self.context };
         for ((slot, _), choice) in rows.iter().zip(chosen) {
@@ -274,7 +321,7 @@ impl TorchEngine {
                 }
             }
         }
-        let rows: Vec<(usize, &[f32])> = forked.iter().map(|(slot, l)| (*slot, l.as_slice())).collect();
+        let rows: Vec<_> = forked.iter().map(|(slot, l)| (*slot, Answer::Row(l.as_slice()))).collect();
         self.accept(&rows, events)
     }
 
@@ -350,14 +397,22 @@ impl TorchEngine {
         if work.is_empty() {
             return Ok(());
         }
-        let logits = self.paged.run(&work)?;
-        let whole = work.iter().map(|w| w.0).filter(|&slot| self.paged.left(slot) == 0);
-        let rows: Vec<(usize, &[f32])> =
-            whole.enumerate().map(|(row, slot)| (slot, logits.row(row))).collect();
-        for (slot, row) in &rows {
+        let work: Vec<(usize, usize, Ask<'_>)> = work
+            .into_iter()
+            .map(|(slot, n)| {
+                let over = self.paged.left(slot) == n;
+                (slot, n, if over { ask(&self.running[slot], &self.waiting) } else { Ask::Nothing })
+            })
+            .collect();
+        let answers = self.paged.run(&work)?;
+        let asked = work.iter().filter(|w| !matches!(w.2, Ask::Nothing)).map(|w| w.0);
+        let rows: Vec<_> = asked.enumerate().map(|(i, slot)| (slot, answers.get(i))).collect();
+        for (slot, answer) in &rows {
             if std::mem::take(&mut self.running[*slot].filling) {
                 let id = self.running[*slot].id;
-                self.led_by(id).for_each(|f| (f.leader, f.logits) = (None, Some(Arc::new(row.to_vec()))));
+                if let Answer::Row(row) = answer {
+                    self.led_by(id).for_each(|f| (f.leader, f.logits) = (None, Some(Arc::new(row.to_vec()))));
+                }
             }
         }
         self.accept(&rows, events)
@@ -433,8 +488,8 @@ impl generate::Engine for TorchEngine {
             return Err(EngineError::BadParameter {
                 name: "max_tokens",
                 why: format!(
-                    "prompt and answer may need {} bytes of keys and values, kv_bytes is {limit}: ask for fewer tokens or \
-                     serve with a larger kv_bytes",
+                    "prompt and answer may need {} bytes of keys and values, kv_bytes is {limit}: ask for fewer tokens \
+                     or raise kv_bytes",
                     pages * each
                 ),
             });

@@ -25,6 +25,9 @@ pub enum Error {
     /// A request that makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// A limit of the user's that leaves no room for the work.
+    #[error("{0}")]
+    Limit(String),
 }
 
 impl Error {

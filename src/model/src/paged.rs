@@ -6,19 +6,69 @@
 use crate::decoder::Decoder;
 use crate::error::Result;
 use crate::pages::{PAGE, Pages};
-use generate::EngineError;
+use generate::{EngineError, Sampling};
 use std::collections::HashSet;
 use std::path::Path;
 
-/// Logits, row by row.
-pub(crate) struct Logits {
-    pub data: Vec<f32>,
-    pub width: usize,
+/// The next token and its log-probability; `None` where the logits are not finite.
+pub(crate) type Choice = Option<(u32, f32)>;
+
+/// What decides a next token beside the logits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Draw<'a> {
+    pub sampling: &'a Sampling,
+    /// In [0, 1).
+    pub u: f64,
 }
 
-impl Logits {
-    pub fn row(&self, i: usize) -> &[f32] {
-        &self.data[i * self.width..(i + 1) * self.width]
+/// What is asked for after the last token of a piece.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Ask<'a> {
+    Nothing,
+    /// The logits.
+    Row,
+    /// The next token; the logits do as well.
+    Token(Draw<'a>),
+}
+
+/// What there is after the last token of a piece.
+pub(crate) enum Answer<'a> {
+    Row(&'a [f32]),
+    Token(Choice),
+}
+
+/// Answers to what was asked for, in order.
+pub(crate) struct Answers {
+    /// Logits, `[rows, width]`.
+    data: Vec<f32>,
+    width: usize,
+    /// Tokens that have been chosen; the others have rows, in order.
+    chosen: Vec<Option<Choice>>,
+    /// By answer, how many rows come before it.
+    before: Vec<usize>,
+}
+
+impl Answers {
+    pub fn rows(data: Vec<f32>, n: usize) -> Self {
+        Self::new(data, vec![None; n])
+    }
+
+    /// `data`: logits of those that have not been chosen, one after the other.
+    pub fn new(data: Vec<f32>, chosen: Vec<Option<Choice>>) -> Self {
+        let mut rows = 0;
+        let mut before = Vec::with_capacity(chosen.len());
+        for choice in &chosen {
+            before.push(rows);
+            rows += usize::from(choice.is_none());
+        }
+        Self { width: data.len() / rows.max(1), data, chosen, before }
+    }
+
+    pub fn get(&self, i: usize) -> Answer<'_> {
+        match self.chosen[i] {
+            Some(choice) => Answer::Token(choice),
+            None => Answer::Row(&self.data[self.before[i] * self.width..][..self.width]),
+        }
     }
 }
 
@@ -32,14 +82,19 @@ pub(crate) struct Piece<'a> {
     pub table: &'a [u32],
     /// 0 for none, else the number of the adapter, from 1 in the order of [`Kernels::adapter`].
     pub adapter: u32,
-    /// Whether the logits after the last token are asked for.
-    pub wanted: bool,
+    pub ask: Ask<'a>,
+}
+
+impl Piece<'_> {
+    pub fn wanted(&self) -> bool {
+        !matches!(self.ask, Ask::Nothing)
+    }
 }
 
 /// Calculates steps and holds the pages' content.
 pub(crate) trait Kernels: Send {
-    /// Runs `pieces`, of one sequence each, and gives the logits of those that want them, in order.
-    fn run(&mut self, pieces: &[Piece<'_>]) -> std::result::Result<Logits, EngineError>;
+    /// Runs `pieces`, of one sequence each, and answers those that ask for something, in order.
+    fn run(&mut self, pieces: &[Piece<'_>]) -> std::result::Result<Answers, EngineError>;
 
     /// Makes room for pages `0..pages`; what pages hold stays.
     fn hold(&mut self, pages: usize);
@@ -190,13 +245,12 @@ impl Paged {
         s.begun || fresh
     }
 
-    /// Runs the next tokens of some slots, given as `(slot, how many)`; gives the logits of those whose text has then been
-    /// run to its end, in order.
+    /// Runs the next tokens of some slots, given as `(slot, how many, what is asked for then)`; answers in order.
     ///
     /// # Errors
     /// More pages than there may be; what the kernels say.
-    pub fn run(&mut self, work: &[(usize, usize)]) -> std::result::Result<Logits, EngineError> {
-        for &(slot, n) in work {
+    pub fn run(&mut self, work: &[(usize, usize, Ask<'_>)]) -> std::result::Result<Answers, EngineError> {
+        for &(slot, n, _) in work {
             for _ in 0..self.need(slot, n) {
                 let page = self.take()?;
                 self.slots[slot].pages.push(page);
@@ -205,7 +259,7 @@ impl Paged {
         self.kernels.hold(self.pages.made());
         let pieces: Vec<Piece<'_>> = work
             .iter()
-            .map(|&(slot, n)| {
+            .map(|&(slot, n, ask)| {
                 let s = &self.slots[slot];
                 let end = s.known + n;
                 Piece {
@@ -213,12 +267,12 @@ impl Paged {
                     position: s.known,
                     table: &s.pages[..end.div_ceil(PAGE)],
                     adapter: s.adapter,
-                    wanted: end == s.text.len(),
+                    ask,
                 }
             })
             .collect();
-        let logits = self.kernels.run(&pieces)?;
-        for &(slot, n) in work {
+        let answers = self.kernels.run(&pieces)?;
+        for &(slot, n, _) in work {
             let s = &mut self.slots[slot];
             if !s.begun {
                 self.reused += s.known as u64;
@@ -230,7 +284,7 @@ impl Paged {
                 s.filled = s.known == s.text.len();
             }
         }
-        Ok(logits)
+        Ok(answers)
     }
 
     fn take(&mut self) -> std::result::Result<u32, EngineError> {

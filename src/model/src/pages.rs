@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-/// Tokens of a page.
+/// Tokens of a page of keys and values.
 pub(crate) const PAGE: usize = 16;
 
 /// What a full page holds: these tokens, after what the parent page stands for. Exact, not a hash: two texts can never be

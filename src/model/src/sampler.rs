@@ -95,18 +95,97 @@ impl Room {
 
     /// First index whose cumulated weight passes `u` times the total.
     fn draw(&self, u: f64) -> usize {
-        let wanted = u * self.total();
-        let mut before = 0.0;
-        for (sum, block) in self.sums.iter().zip(self.weights.chunks(ops::BLOCK).enumerate()) {
-            if before + sum > wanted {
-                let at = draw(block.1.iter().map(|&w| f64::from(w)).enumerate(), wanted - before);
-                return block.0 * ops::BLOCK + at;
-            }
-            before += sum;
-        }
-        // rounding of the sums: the last one that can be drawn at all
-        self.weights.iter().rposition(|&w| w > 0.0).unwrap_or(0)
+        let (block, rest) = block_of(&self.sums, u);
+        let from = block * ops::BLOCK;
+        let to = self.weights.len().min(from + ops::BLOCK);
+        from + draw(self.weights[from..to].iter().map(|&w| f64::from(w)).enumerate(), rest)
     }
+}
+
+/// First block whose cumulated weight passes `u` times the total, and how much of that falls into it.
+pub(crate) fn block_of(sums: &[f64], u: f64) -> (usize, f64) {
+    let wanted = u * sums.iter().sum::<f64>();
+    let mut before = 0.0;
+    for (block, sum) in sums.iter().enumerate() {
+        if before + sum > wanted {
+            return (block, wanted - before);
+        }
+        before += sum;
+    }
+    // rounding of the sums: the last one that can be drawn at all
+    (sums.iter().rposition(|&sum| sum > 0.0).unwrap_or(0), f64::INFINITY)
+}
+
+/// The place in `block`, part of a row of logits whose largest is `max`, at which the weights pass `rest`.
+pub(crate) fn draw_in(block: &[f32], max: f32, temperature: f64, rest: f64) -> usize {
+    ROOM.with_borrow_mut(|room| {
+        room.fill(block, max, temperature);
+        draw(room.weights.iter().map(|&w| f64::from(w)).enumerate(), rest)
+    })
+}
+
+/// The heaviest tokens of a row, heaviest first.
+pub(crate) struct Head<'a> {
+    pub ids: &'a [u32],
+    pub logits: &'a [f32],
+    /// The largest logit of the row.
+    pub max: f32,
+    /// Weight of the whole row at the sampling's temperature; only for top-p without top-k.
+    pub mass: f64,
+    /// There are no others.
+    pub all: bool,
+}
+
+/// The place in `head` of what [`choose`] would draw from the whole row with a sampling that truncates; `None`: it takes more
+/// of the row to tell.
+pub(crate) fn draw_from(head: &Head<'_>, s: &Sampling, u: f64) -> Option<usize> {
+    let weights: Vec<f64> = ROOM.with_borrow_mut(|room| {
+        room.fill(head.logits, head.max, s.temperature);
+        room.weights.iter().map(|&w| f64::from(w)).collect()
+    });
+    // what is not in the head weighs as much as its last one at the most
+    let last = *weights.last()?;
+    let mut order: Vec<usize> = (0..weights.len()).collect();
+    let kept = if s.top_k == 0 && s.top_p >= 1.0 {
+        let floor = s.min_p * weights[0];
+        if !head.all && last >= floor {
+            return None;
+        }
+        order.retain(|&i| weights[i] >= floor);
+        order.sort_unstable_by_key(|&i| head.ids[i]);
+        order
+    } else {
+        order
+            .sort_unstable_by(|&a, &b| weights[b].total_cmp(&weights[a]).then(head.ids[a].cmp(&head.ids[b])));
+        let limit = if s.top_k > 0 { (s.top_k as usize).min(order.len()) } else { order.len() };
+        let n = leading(order[..limit].iter().map(|&i| weights[i]), s, head.mass);
+        // equal weights of which some are not here, or a nucleus that goes on beyond them
+        if !head.all && weights[order[n - 1]] <= last {
+            return None;
+        }
+        order.truncate(n);
+        let floor = s.min_p * weights[order[0]];
+        order.retain(|&i| weights[i] >= floor);
+        order
+    };
+    let total: f64 = kept.iter().map(|&i| weights[i]).sum();
+    let at = draw(kept.iter().map(|&i| weights[i]).enumerate(), u * total);
+    kept.get(at).copied()
+}
+
+/// How many of the heaviest weights, which are those of top-k if that is asked for, top-p keeps: a token stays while the mass
+/// before it is below top-p of the total. At least one.
+fn leading(weights: impl Iterator<Item = f64> + Clone, s: &Sampling, mass: f64) -> usize {
+    let total = if s.top_k > 0 { weights.clone().sum() } else { mass };
+    let (mut before, mut n) = (0.0, 0);
+    for w in weights {
+        if s.top_p < 1.0 && before >= s.top_p * total {
+            break;
+        }
+        before += w;
+        n += 1;
+    }
+    n.max(1)
 }
 
 fn largest(row: &[f32]) -> f32 {
@@ -139,7 +218,8 @@ pub fn choose(logits: &[f32], s: &Sampling, history: &[u32], u: f64) -> Option<(
     })
 }
 
-fn truncates(s: &Sampling) -> bool {
+/// Whether only some of the tokens may be drawn.
+pub(crate) fn truncates(s: &Sampling) -> bool {
     s.top_k > 0 || s.top_p < 1.0 || s.min_p > 0.0
 }
 
@@ -183,18 +263,12 @@ fn truncate(room: &Room, s: &Sampling) -> Vec<(usize, f64)> {
             all.select_nth_unstable_by(sorted, order);
         }
         all[..sorted].sort_unstable_by(order);
-        // a token stays while the mass before it is below top_p: at least one does
-        let total = if s.top_k > 0 { all[..sorted].iter().map(|k| k.1).sum() } else { mass };
-        let (mut before, mut n) = (0.0, 0);
-        while n < sorted && (s.top_p >= 1.0 || before < s.top_p * total) {
-            before += all[n].1;
-            n += 1;
-        }
+        let n = leading(all[..sorted].iter().map(|k| k.1), s, mass);
         if n == sorted && sorted < limit {
             sorted = (sorted * 8).min(limit);
             continue;
         }
-        all.truncate(n.max(1));
+        all.truncate(n);
         break;
     }
     let floor = s.min_p * all[0].1;

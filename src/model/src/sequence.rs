@@ -1,5 +1,6 @@
 //! One sequence on its way: its tokens, its text, what ends it.
 
+use crate::paged::{Choice, Draw};
 use crate::sampler;
 use crate::tokenizer::{Stream, Tokenizer};
 use generate::{EngineError, Finish, Sampling, SeqId, Sequence, StepEvent};
@@ -71,12 +72,15 @@ impl Running {
         self.prompt.len() + self.tokens.len()
     }
 
-    /// The next token after `logits` and its log-probability; `None` where they are not finite.
-    pub fn choose(&self, logits: &[f32]) -> Option<(u32, f32)> {
-        let u = sampler::uniform(
-            self.sampling.seed.wrapping_add(u64::from(self.index)),
-            self.tokens.len() as u64,
-        );
+    /// What decides the next token beside the logits and, with a repetition penalty, the text.
+    pub fn draw(&self) -> Draw<'_> {
+        let seed = self.sampling.seed.wrapping_add(u64::from(self.index));
+        Draw { sampling: &self.sampling, u: sampler::uniform(seed, self.tokens.len() as u64) }
+    }
+
+    /// The next token after `logits`.
+    pub fn choose(&self, logits: &[f32]) -> Choice {
+        let u = self.draw().u;
         let history = if self.sampling.repetition_penalty == 1.0 { Vec::new() } else { self.written() };
         sampler::choose(logits, &self.sampling, &history, u)
     }
@@ -85,7 +89,7 @@ impl Running {
     ///
     /// # Errors
     /// No choice; the tokenizer's words.
-    pub fn take(&mut self, choice: Option<(u32, f32)>, ends: &Ends<'_>) -> Result<StepEvent, EngineError> {
+    pub fn take(&mut self, choice: Choice, ends: &Ends<'_>) -> Result<StepEvent, EngineError> {
         let failed = |e: crate::Error| EngineError::Failed(e.to_string());
         let (token, logprob) = choice.ok_or_else(|| {
             EngineError::Failed(format!(

@@ -170,6 +170,42 @@ fn both_ways_of_calculating_a_step_agree() {
     }
 }
 
+/// As on a GPU: one row of logits for a prompt with several samples, numbers about the others.
+#[test]
+fn choosing_next_tokens_where_the_logits_are_changes_none_of_them() {
+    let _alone = alone();
+    let plain = Sampling::default();
+    let samplings = [
+        plain.clone(),
+        Sampling { temperature: 0.0, ..plain.clone() },
+        Sampling { temperature: 0.8, top_p: 0.9, ..plain.clone() },
+        Sampling { top_k: 20, min_p: 0.01, ..plain.clone() },
+        Sampling { repetition_penalty: 1.2, ..plain },
+    ];
+    for arch in [Arch::Llama, Arch::Gemma2] {
+        let model = tiny(arch, 29);
+        let asked: Vec<Request> = requests(&model, 3)
+            .into_iter()
+            .zip(samplings.clone())
+            .map(|(r, s)| Request {
+                sampling: Sampling { seed: r.sampling.seed, max_new_tokens: 24, ..s },
+                ..r
+            })
+            .collect();
+        let drawn = |max_batch, choose_there| {
+            let options = Options { max_batch, libtorch: true, choose_there, ..Options::default() };
+            model.engine(options).generate(asked.clone()).unwrap()
+        };
+        for max_batch in [2, 64] {
+            let (host, there) = (drawn(max_batch, false), drawn(max_batch, true));
+            for (a, b) in host.iter().flatten().zip(there.iter().flatten()) {
+                assert_eq!((&a.tokens, &a.text), (&b.tokens, &b.text), "{arch:?}");
+                assert!(a.logprobs.iter().zip(&b.logprobs).all(|(a, b)| (a - b).abs() < 2e-5), "{arch:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn prompts_that_begin_alike_share_pages_and_not_a_bit_changes() {
     let _alone = alone();

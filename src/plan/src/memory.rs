@@ -3,7 +3,9 @@
 //! The formulas and what they were checked against are in docs/MEMORY.md. A prediction assumes rows as long as the job
 //! file allows; shorter ones need less.
 
+mod advice;
 mod fit;
+mod generation;
 mod parts;
 mod shape;
 

@@ -13,7 +13,9 @@ mod rl;
 mod tuning;
 
 pub use combination::{Combination, CombinationError, is_name};
-pub use data::{CommandParams, CorpusParams, EvalParams, Keep, SampleParams, ServeParams, Split};
+pub use data::{
+    CommandParams, CorpusParams, EvalParams, Keep, KvPrecision, SampleParams, ServeParams, Split,
+};
 pub use reward::{
     BANDIT_VERSION, Declared, OracleKind, OracleParams, Reading, RewardSpec, Rubric, RuleSet, SecurityPolicy,
     Tool,
@@ -173,9 +175,25 @@ impl Params {
                     found.push(("reward", message));
                 }
             }
+            Params::Serve(p) if p.kv_precision == KvPrecision::Bf16 && p.precision != Precision::Bf16 => {
+                let message = "bf16 keys and values need `precision: bf16`; otherwise leave it auto";
+                found.push(("kv_precision", message.to_owned()));
+            }
             _ => {}
         }
         found
+    }
+
+    /// Number format of the weights that the task loads; `None` for kinds that load none.
+    #[must_use]
+    pub fn precision(&self) -> Option<Precision> {
+        match self {
+            Params::Sft(p) => Some(p.precision),
+            Params::Rl(p) => Some(p.precision),
+            Params::Serve(p) => Some(p.precision),
+            Params::Eval(p) => Some(p.precision),
+            _ => None,
+        }
     }
 
     #[must_use]

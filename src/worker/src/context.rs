@@ -289,8 +289,14 @@ pub fn class_of(e: &anyhow::Error) -> FailureClass {
     if let Some(f) = e.chain().find_map(|c| c.downcast_ref::<Failure>()) {
         return f.class;
     }
-    // a row of the user's data: trying again cannot help
-    if e.chain().any(|c| matches!(c.downcast_ref(), Some(train::Error::Row { .. }))) {
+    // a row of the user's data, or a limit: trying again cannot help
+    let training = |c: &train::Error| {
+        matches!(c, train::Error::Row { .. } | train::Error::Model(model::Error::Limit(_)))
+    };
+    let of_user = |c: &(dyn std::error::Error + 'static)| {
+        c.downcast_ref().is_some_and(training) || matches!(c.downcast_ref(), Some(model::Error::Limit(_)))
+    };
+    if e.chain().any(of_user) {
         return FailureClass::UserError;
     }
     if train::sft::is_out_of_memory(&format!("{e:#}")) {

@@ -15,7 +15,10 @@ pub mod verify;
 
 use crate::context::{Context, Ending, Failure};
 use anyhow::Result;
+use model::Model;
 use record::Params;
+use record::params::{Precision, Quantization};
+use std::path::PathBuf;
 
 /// Does the task's work.
 ///
@@ -24,7 +27,7 @@ use record::Params;
 pub fn run(cx: &mut Context) -> Result<Ending> {
     let work = cx.spec.work.clone();
     let runtime = model::runtime::init(cx.spec.resources.cpus);
-    preflight::gpus(cx.spec.resources.gpus, runtime.cuda_library)?;
+    preflight::gpus(cx.spec.resources.gpus, runtime.cuda_library, work.precision())?;
     match work {
         Params::Corpus(p) => corpus::run(cx, &p),
         Params::Base(p) => base::run(cx, &p),
@@ -49,6 +52,22 @@ fn limit_tensors(task_mb: u64) {
     if device() == tch::Device::Cpu && task_mb > 0 {
         model::shim::limit_memory(task_mb.saturating_sub(PROGRAM_MB).max(task_mb / 2) * 1_000_000);
     }
+}
+
+/// Loads the model of `role`, straight into `precision`, and says where it was; its layers' weights are packed to 4 bits where
+/// `quantization` says so.
+///
+/// # Errors
+/// A missing input, a model that cannot be read.
+pub fn load(
+    cx: &Context,
+    role: &str,
+    precision: Precision,
+    quantization: Quantization,
+) -> Result<(Model, PathBuf)> {
+    let dir = cx.input(role)?;
+    let packed = quantization == Quantization::Nf4;
+    Ok((Model::load_quantized(&dir, precision, packed, device())?, dir))
 }
 
 /// Where models live: the first GPU if the scheduler gave us one, else the CPU. A task that asked for a GPU and cannot

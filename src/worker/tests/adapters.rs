@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Runs, outcome, run, worker};
+use common::{Runs, call, leave, outcome, run, worker};
 use generate::{Engine, Message, Request, Sampling};
 use model::{Model, Options};
 use record::params::{EvalParams, LoraParams, Precision, Quantization, ServeParams, SftParams};
@@ -10,7 +10,6 @@ use record::{Params, TaskSpec, atomic, layout};
 use serve::client::Patience;
 use serve::{Chat, Client, Endpoint};
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 const QUESTION: &str = "Print the number.";
@@ -47,17 +46,8 @@ fn answer(dir: &Path) -> String {
 }
 
 fn models(endpoint: &Endpoint) -> Vec<String> {
-    let host = endpoint.url.trim_start_matches("http://");
-    let token = endpoint.token.as_deref().unwrap();
-    let mut stream = std::net::TcpStream::connect(host).unwrap();
-    write!(
-        stream,
-        "GET /v1/models HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
-    )
-    .unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let body: serde_json::Value = serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let (_, body) = call(endpoint, "GET", "/v1/models", "");
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
     body["data"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -75,7 +65,7 @@ fn a_served_adapter_answers_as_the_merged_model_it_came_with() {
         })
     };
     let server = serve("service", "base", &["sft", "other"]);
-    let mut service = worker(&server, &[]);
+    let service = worker(&server, &[]);
     let endpoint = Client::of_service(&runs.task_dir("service"), Patience::default()).wait_ready().unwrap();
     assert_eq!(models(&endpoint), ["service", "sft", "other"]);
     let ask = |name: &str| {
@@ -98,10 +88,7 @@ fn a_served_adapter_answers_as_the_merged_model_it_came_with() {
     assert_eq!(second, answer(&of_other));
     assert!(plain != first && plain != second && first != second, "{plain:?} {first:?} {second:?}");
     assert!(ask("nobody").unwrap_err().to_string().contains("404"));
-    let pid = i32::try_from(service.id()).unwrap();
-    // SAFETY: a signal to a child of ours that has not been waited for.
-    unsafe { libc::kill(pid, libc::SIGTERM) };
-    assert_eq!(service.wait().unwrap().code(), Some(record::exit::CHECKPOINTED));
+    leave(service);
 
     // an adapter over other weights than its own would answer, and wrongly
     let wrong = serve("wrong", "other", &["sft"]);

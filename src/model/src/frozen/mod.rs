@@ -3,6 +3,7 @@
 //! A step is a flat list of tokens, pieces of prompts and next tokens alike: only attention sees rows of unequal length.
 
 mod adapters;
+mod choose;
 mod plan;
 mod pool;
 
@@ -16,7 +17,7 @@ use crate::linear::{Linear, Weight};
 use crate::lora::{self, Lora, Stacked};
 use crate::native::pool::{self as threads, Pool as Threads};
 use crate::norm::Norm;
-use crate::paged::{Kernels, Logits, Piece};
+use crate::paged::{Answers, Ask, Kernels, Piece};
 use crate::pages::PAGE;
 use crate::rope::{Rope, rotate};
 use adapters::{Active, Adapters, Pair};
@@ -203,10 +204,13 @@ pub(crate) struct TorchKernels {
     pool: Pool,
     adapters: Adapters,
     threads: Threads,
+    /// Next tokens are chosen where the logits are.
+    chooses: bool,
 }
 
 impl TorchKernels {
-    pub fn new(decoder: &Decoder) -> Self {
+    /// `choose`: next tokens are chosen by libtorch on a processor too.
+    pub fn new(decoder: &Decoder, choose: bool) -> Self {
         let (c, layers) = (&decoder.config, decoder.layers.len());
         let options = (decoder.kind, decoder.device);
         Self {
@@ -214,21 +218,30 @@ impl TorchKernels {
             pool: Pool::new(layers, c.kv_heads, PAGE as i64, c.head_dim, options),
             adapters: Adapters::new(layers, decoder.kind, decoder.device),
             threads: Threads::new(threads::threads()),
+            chooses: choose || decoder.device != Device::Cpu,
         }
     }
 }
 
 impl Kernels for TorchKernels {
-    fn run(&mut self, pieces: &[Piece<'_>]) -> std::result::Result<Logits, EngineError> {
+    fn run(&mut self, pieces: &[Piece<'_>]) -> std::result::Result<Answers, EngineError> {
         let failed = |e: Error| EngineError::Failed(e.to_string());
         let w = &self.weights;
         let group = w.config.heads / w.config.kv_heads;
         let terms = Terms { windows: &w.windows, group, kind: w.kind, device: w.device };
         let plan = Plan::new(pieces, &terms);
         let logits = w.run(&self.pool, &self.adapters, &plan).map_err(failed)?;
-        let (n, width) = logits.size2().map_err(|e| failed(e.into()))?;
-        let data = Vec::<f32>::try_from(logits.reshape([n * width])).map_err(|e| failed(e.into()))?;
-        Ok(Logits { data, width: usize::try_from(width).unwrap_or(0) })
+        let draws: Vec<_> = pieces
+            .iter()
+            .filter(|p| p.wanted())
+            .map(|p| match p.ask {
+                Ask::Token(draw) if self.chooses => Some(draw),
+                _ => None,
+            })
+            .collect();
+        let chosen = choose::choose(&logits, &draws).map_err(failed)?;
+        let data = choose::rest(&logits, &chosen).map_err(failed)?;
+        Ok(Answers::new(data, chosen))
     }
 
     fn hold(&mut self, pages: usize) {
@@ -253,6 +266,8 @@ impl Kernels for TorchKernels {
     }
 
     fn refresh(&mut self, decoder: &Decoder) {
+        // the merged weights must not be there twice
+        self.weights.blocks.clear();
         self.weights = Frozen::new(decoder);
     }
 

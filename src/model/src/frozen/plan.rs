@@ -190,7 +190,7 @@ fn rows<'a>(pieces: &[Piece<'a>]) -> Vec<Row<'a>> {
                 position,
                 table: &p.table[..(position + tokens.len()).div_ceil(PAGE)],
                 adapter: p.adapter,
-                wanted: p.wanted && i + 1 == parts,
+                wanted: p.wanted() && i + 1 == parts,
             }
         }));
     }
@@ -352,7 +352,7 @@ mod tests {
                 position: end - n,
                 table: &table[..end.div_ceil(PAGE)],
                 adapter: 0,
-                wanted: true,
+                ask: crate::paged::Ask::Row,
             })
             .collect();
         let terms = Terms { windows: &[None], group: 1, kind: Kind::Float, device: Device::Cpu };

@@ -6,7 +6,7 @@ use super::store::Store;
 use super::{Item, Native};
 use crate::decoder::Decoder;
 use crate::error::Result;
-use crate::paged::{Kernels, Logits, Piece};
+use crate::paged::{Answers, Kernels, Piece};
 use generate::EngineError;
 use std::path::Path;
 
@@ -29,7 +29,7 @@ impl NativeKernels {
 }
 
 impl Kernels for NativeKernels {
-    fn run(&mut self, pieces: &[Piece<'_>]) -> std::result::Result<Logits, EngineError> {
+    fn run(&mut self, pieces: &[Piece<'_>]) -> std::result::Result<Answers, EngineError> {
         let (mut items, mut wanted) = (Vec::new(), Vec::new());
         for (table, piece) in pieces.iter().enumerate() {
             items.extend(piece.tokens.iter().enumerate().map(|(i, &id)| Item {
@@ -38,11 +38,11 @@ impl Kernels for NativeKernels {
                 table,
                 adapter: piece.adapter,
             }));
-            wanted.extend(piece.wanted.then(|| items.len() - 1));
+            wanted.extend(piece.wanted().then(|| items.len() - 1));
         }
         let tables: Vec<&[u32]> = pieces.iter().map(|p| p.table).collect();
         let data = self.weights.run(&mut self.cpu, &mut self.store, &self.adapters, &items, &tables, &wanted);
-        Ok(Logits { width: data.len() / wanted.len().max(1), data })
+        Ok(Answers::rows(data, wanted.len()))
     }
 
     fn hold(&mut self, pages: usize) {
@@ -66,6 +66,7 @@ impl Kernels for NativeKernels {
     }
 
     fn refresh(&mut self, decoder: &Decoder) {
+        self.weights.forget();
         self.weights = Native::new(decoder, &mut self.cpu);
     }
 

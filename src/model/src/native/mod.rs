@@ -134,6 +134,11 @@ impl Native {
         }
     }
 
+    /// Drops the layers, so that they are not there twice while new ones are packed.
+    pub fn forget(&mut self) {
+        self.layers.clear();
+    }
+
     /// Shape of the pages this model needs, in bfloat16 or fp32.
     pub fn shape(&self, half: bool) -> Shape {
         Shape { layers: self.layers.len(), kv_heads: self.dims.kv_heads, dim: self.dims.dim, half }

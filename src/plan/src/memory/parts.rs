@@ -1,5 +1,6 @@
 //! The formulas of docs/MEMORY.md.
 
+use super::generation::{self, Engine, Load, prompt_of};
 use super::{Estimate, Shape};
 use record::Params;
 use record::params::{Algorithm, BaseParams, LoraParams, Precision, Quantization, RlParams, SftParams};
@@ -15,14 +16,6 @@ pub enum Where {
 
 /// Positions that go through the output head together (`train::loss::CHUNK`).
 const CHUNK: u64 = 256;
-/// Prompt tokens of a prefill pass (`model::Options`).
-const PREFILL: u64 = 8192;
-/// Tokens of a page of keys and values.
-const PAGE: u64 = 16;
-/// Bytes of pages that the engine keeps of texts that have ended (`prefix_bytes`).
-const KEPT: u64 = 256 << 20;
-/// Tokens that a prompt is taken to have where the job file does not say.
-const PROMPT: u64 = 1024;
 /// Context and workspaces of CUDA, cuBLAS and the loaded kernels.
 const CUDA: u64 = 600_000_000;
 /// Program, libtorch and its threads before any tensor, resident: measured.
@@ -31,7 +24,7 @@ const PROGRAM: u64 = 215_000_000;
 /// The parts that are alive only while a pass runs.
 const PASS: [&str; 4] = ["activations", "gradients of activations", "logits", "holes of the allocator"];
 
-fn bytes_of(p: Precision) -> u64 {
+pub(super) fn bytes_of(p: Precision) -> u64 {
     if p == Precision::Fp32 { 4 } else { 2 }
 }
 
@@ -141,10 +134,11 @@ fn training(s: &Shape, t: &Training, place: Where) -> Vec<(&'static str, u64)> {
         ("gradients of activations", gradients),
         ("logits", head),
         ("holes of the allocator", holes),
+        ("an unpacked weight", if t.nf4 { unpacked(s, e, place) } else { 0 }),
     ]
 }
 
-fn weights(s: &Shape, e: u64, nf4: bool) -> u64 {
+pub(super) fn weights(s: &Shape, e: u64, nf4: bool) -> u64 {
     if nf4 {
         // 4 bits and a scale of 4 bytes for each block of 64
         return s.linear() / 2 + s.linear() / 16 + (s.parameters() - s.linear()) * e;
@@ -152,7 +146,14 @@ fn weights(s: &Shape, e: u64, nf4: bool) -> u64 {
     s.parameters() * e
 }
 
-fn whole(mut parts: Vec<(&'static str, u64)>, place: Where, tokens: u64) -> Estimate {
+/// The largest weight while it is unpacked from 4 bits. A GPU looks its numbers up in fp32 and scales them beside that; on a
+/// CPU it is the result alone, which is small and in what was measured.
+pub(super) fn unpacked(s: &Shape, e: u64, place: Where) -> u64 {
+    let widest = if s.gated { 2 } else { 1 } * s.intermediate * s.hidden;
+    if place == Where::Gpu { widest * (8 + e) } else { 0 }
+}
+
+pub(super) fn whole(mut parts: Vec<(&'static str, u64)>, place: Where, tokens: u64) -> Estimate {
     let moving: u64 = parts.iter().filter(|(name, _)| *name != "weights").map(|(_, n)| n).sum();
     match place {
         // the caching allocator rounds blocks and keeps holes
@@ -208,31 +209,10 @@ fn base(p: &BaseParams, place: Where) -> Estimate {
     whole(training(&s, &t, place), place, tokens)
 }
 
-/// What an engine has in hand at once.
-struct Load {
-    /// Prompts, each with samples that share its pages.
-    prompts: u64,
-    /// Samples of all of them together.
-    sequences: u64,
-    /// Tokens of a prompt, and of an answer at most.
-    prompt: u64,
-    new: u64,
-}
-
-/// Keys and values: a prompt's pages once, whatever its samples; each sample's own, the last of its prompt copied. Pages of ended
-/// texts stay for those that begin alike: as much as runs, at most [`KEPT`]. On a CPU pages are fp32 for every model.
-fn cache(s: &Shape, load: &Load, place: Where, e: u64) -> u64 {
-    let pages = |tokens: u64| tokens.next_multiple_of(PAGE);
-    let tokens = load.prompts * pages(load.prompt) + load.sequences * (pages(load.new) + PAGE);
-    let e = if place == Where::Cpu { 4 } else { e };
-    let running = s.layers * 2 * s.kv() * e * tokens;
-    running + running.min(KEPT)
-}
-
 fn rl(p: &RlParams, s: &Shape, place: Where) -> Estimate {
     let e = bytes_of(p.precision);
     let new = u64::from(p.max_new_tokens);
-    let prompt = PROMPT.min(s.context.saturating_sub(new)).max(1);
+    let prompt = prompt_of(s, new);
     let length = (prompt + new).min(s.context);
     let tokens = u64::from(p.minibatch) * length;
     let t = Training {
@@ -247,12 +227,13 @@ fn rl(p: &RlParams, s: &Shape, place: Where) -> Estimate {
         logits: 7,
     };
     let mut parts = training(s, &t, place);
-    // the engine has merged weights of its own; new ones are made while the old ones are there. On a CPU it packs every
-    // product's weights for itself, the head's too.
-    let engine = match (p.lora.is_some(), place) {
+    // the engine has merged weights of its own. On a CPU it packs every product's weights, the head's too, and what it frees
+    // before it makes new ones is not used again as it was: twice, as measured. Over 4 bits the adapter stays apart.
+    let engine = match (&p.lora, place) {
         (_, Where::Cpu) => 2 * (s.linear() + s.vocab * s.hidden) * e,
-        (true, Where::Gpu) => 2 * s.linear() * e,
-        (false, Where::Gpu) => 0,
+        (Some(lora), Where::Gpu) if t.nf4 => s.adapter(lora) * e,
+        (Some(_), Where::Gpu) => s.linear() * e,
+        (None, Where::Gpu) => 0,
     };
     parts.push(("rollout engine", engine));
     if p.lora.is_none() {
@@ -263,34 +244,13 @@ fn rl(p: &RlParams, s: &Shape, place: Where) -> Estimate {
         parts.push(("value head", (s.hidden + 1) * 16));
     }
     let pass: u64 = parts.iter().filter(|(n, _)| PASS.contains(n)).map(|(_, n)| n).sum();
-    let sequences = (u64::from(p.prompts) * u64::from(p.rollouts)).min(256);
-    let prompts = sequences.div_ceil(u64::from(p.rollouts).max(1));
-    let load = Load { prompts, sequences, prompt, new };
-    let rollout = cache(s, &load, place, e) + generation(s, &load, e);
+    let (engine, load) = (Engine::of_rl(s, p, place), Load::of_rl(s, p));
+    let rollout = engine.cache(s, &load) + engine.passes(s, &load);
     if rollout > pass {
         parts.retain(|(n, _)| !PASS.contains(n));
         parts.push(("KV cache and generation", rollout));
     }
     whole(parts, place, tokens)
-}
-
-/// Temporaries of a prefill pass and of the sampler.
-fn generation(s: &Shape, load: &Load, e: u64) -> u64 {
-    let tokens = PREFILL.max(load.prompt).min(load.prompts * load.prompt);
-    tokens * (4 * s.hidden + 3 * s.intermediate + 2 * s.q()) * e + 3 * load.sequences * s.vocab * 4
-}
-
-/// A server or an evaluation: weights, cache, generation. `samples` of a prompt run together.
-fn answering(s: &Shape, sequences: u64, samples: u64, new: u64, place: Where) -> Estimate {
-    let e = 4;
-    let prompt = PROMPT.min(s.context.saturating_sub(new)).max(1);
-    let load = Load { prompts: sequences.div_ceil(samples.max(1)), sequences, prompt, new };
-    let parts = vec![
-        ("weights", s.parameters() * e),
-        ("KV cache", cache(s, &load, place, e)),
-        ("generation", generation(s, &load, e)),
-    ];
-    whole(parts, place, load.prompts * prompt)
 }
 
 /// Peak memory of a task over a model of this shape; `None` for kinds that hold no model.
@@ -300,8 +260,8 @@ pub fn estimate(work: &Params, shape: &Shape, place: Where) -> Option<Estimate> 
         Params::Base(p) => base(p, place),
         Params::Sft(p) => sft(p, shape, place),
         Params::Rl(p) => rl(p, shape, place),
-        Params::Serve(p) => answering(shape, u64::from(p.max_batch), 1, u64::from(p.max_new_tokens), place),
-        Params::Eval(p) => answering(shape, 64, u64::from(p.samples), u64::from(p.max_new_tokens), place),
+        Params::Serve(p) => generation::serve(p, shape, place),
+        Params::Eval(p) => generation::eval(p, shape, place),
         _ => return None,
     })
 }

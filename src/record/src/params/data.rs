@@ -1,6 +1,7 @@
 //! Parameters of the kinds that make, draw and measure data.
 
 use super::reward::Declared;
+use super::tuning::{Precision, Quantization};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -41,10 +42,25 @@ impl Default for CorpusParams {
     }
 }
 
+/// Number format of keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KvPrecision {
+    /// fp32 in the kernels that run Llama, Qwen2 and Mistral on processors, else that of `precision`.
+    #[default]
+    Auto,
+    /// In those kernels too.
+    Bf16,
+}
+
 /// An OpenAI-compatible server over a model of the sweep.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServeParams {
+    /// Number format of weights and activations.
+    pub precision: Precision,
+    /// How the layers' linear weights are stored.
+    pub quantization: Quantization,
     /// Sequences decoded together.
     #[schemars(range(min = 1))]
     pub max_batch: u32,
@@ -58,11 +74,26 @@ pub struct ServeParams {
     pub max_new_tokens: u32,
     /// Most bytes of keys and values of running answers and kept beginnings together; 0 is no limit. Where they run out, requests wait, and the youngest answers are computed again later.
     pub kv_bytes: u64,
+    /// Number format of keys and values. `auto` is that of `precision`, but fp32 where a processor runs Llama, Qwen2 or Mistral; `bf16` (with `precision: bf16`) halves them there too.
+    pub kv_precision: KvPrecision,
+    /// Prompt tokens of one step while answers are being written: less keeps their streams smooth, more reads prompts sooner.
+    #[schemars(range(min = 1))]
+    pub prefill_chunk: u32,
 }
 
 impl Default for ServeParams {
     fn default() -> Self {
-        Self { max_batch: 32, queue: 1024, idle_timeout_s: 1800, max_new_tokens: 1024, kv_bytes: 0 }
+        Self {
+            precision: Precision::Fp32,
+            quantization: Quantization::None,
+            max_batch: 32,
+            queue: 1024,
+            idle_timeout_s: 1800,
+            max_new_tokens: 1024,
+            kv_bytes: 0,
+            kv_precision: KvPrecision::Auto,
+            prefill_chunk: 256,
+        }
     }
 }
 
@@ -132,6 +163,15 @@ impl Default for SampleParams {
 pub struct EvalParams {
     /// Seed of every random choice of this task.
     pub seed: u64,
+    /// Number format of weights and activations.
+    pub precision: Precision,
+    /// How the layers' linear weights are stored.
+    pub quantization: Quantization,
+    /// Answers decoded together.
+    #[schemars(range(min = 1))]
+    pub max_batch: u32,
+    /// Most bytes of keys and values; 0 is no limit. Where they run out, answers wait, and the youngest are computed again later.
+    pub kv_bytes: u64,
     /// Problems to answer.
     pub split: Split,
     /// Answers per problem.
@@ -160,6 +200,10 @@ impl Default for EvalParams {
     fn default() -> Self {
         Self {
             seed: 42,
+            precision: Precision::Fp32,
+            quantization: Quantization::None,
+            max_batch: 64,
+            kv_bytes: 0,
             split: Split::HeldOut,
             samples: 4,
             temperature: 1.0,

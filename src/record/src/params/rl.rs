@@ -65,6 +65,11 @@ pub struct RlParams {
     /// Rollouts per prompt.
     #[schemars(range(min = 1))]
     pub rollouts: u32,
+    /// Rollouts decoded together.
+    #[schemars(range(min = 1))]
+    pub max_batch: u32,
+    /// Most bytes of keys and values of rollouts; 0 is no limit. Where they run out, rollouts wait, and the youngest are computed again later.
+    pub kv_bytes: u64,
     /// Rollouts per optimizer step.
     #[schemars(range(min = 1))]
     pub minibatch: u32,
@@ -131,6 +136,8 @@ impl Default for RlParams {
             episodes: 30,
             prompts: 16,
             rollouts: 8,
+            max_batch: 256,
+            kv_bytes: 0,
             minibatch: 32,
             epochs: 2,
             learning_rate: 1e-3,

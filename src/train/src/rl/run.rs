@@ -84,8 +84,11 @@ fn check(job: &Job<'_>, model: &Model) -> Result<()> {
     if job.train.ids.is_empty() {
         return wrong("there are no training prompts");
     }
-    if [p.episodes, p.prompts, p.rollouts, p.minibatch, p.epochs, p.max_new_tokens].contains(&0) {
-        return wrong("episodes, prompts, rollouts, minibatch, epochs and max_new_tokens must be at least 1");
+    if [p.episodes, p.prompts, p.rollouts, p.max_batch, p.minibatch, p.epochs, p.max_new_tokens].contains(&0)
+    {
+        return wrong(
+            "episodes, prompts, rollouts, max_batch, minibatch, epochs and max_new_tokens must be at least 1",
+        );
     }
     if p.algorithm == Algorithm::Grpo && p.rollouts < 2 {
         return wrong("grpo compares the answers to one prompt: rollouts must be at least 2");
@@ -129,8 +132,11 @@ impl<'a> Runner<'a> {
         let mut trained = decoder.trainable();
         trained.extend(head.iter().flat_map(ValueHead::tensors));
         let optimizer = AdamW::new(trained, 0.0, job.params.max_grad_norm, Scaler::new(decoder.kind));
-        let all = (job.params.prompts * job.params.rollouts) as usize;
-        let engine = model.engine(Options { max_batch: all.min(256), ..Options::default() });
+        let p = job.params;
+        let all = p.prompts.saturating_mul(p.rollouts);
+        let engine = model.engine(Options::new(all.min(p.max_batch), p.kv_bytes).offline());
+        let prompts = job.train.ids.iter().chain(job.validation.iter().flat_map(|v| &v.ids));
+        engine.check_limit(prompts.map(Vec::len).max().unwrap_or(1), p.max_new_tokens as usize)?;
         Ok(Self { model, job, store, head, optimizer, engine, own: Own::default(), best: Vec::new() })
     }
 

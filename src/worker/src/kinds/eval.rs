@@ -1,28 +1,34 @@
 //! Kind `eval`: every problem of a split, several answers each, every program executed.
 
 use crate::context::{Context, Ending, Failure, Report};
-use crate::kinds::{cursor, device, verify};
+use crate::kinds::{cursor, load, verify};
 use anyhow::Result;
 use evaluate::{Drawing, Row, RunError};
 use generate::{Engine, Sampling};
-use model::{Model, Options};
+use model::Options;
 use oracle::{RewardError, Scored, Scoring};
 use record::FailureClass;
 use record::layout;
-use record::params::{EvalParams, Precision};
+use record::params::EvalParams;
 use serde_json::json;
 
 /// All judged answers, below `out/`.
 pub const SAMPLES: &str = "samples.jsonl";
 
 pub fn run(cx: &mut Context, params: &EvalParams) -> Result<Ending> {
-    if params.samples == 0 || params.max_new_tokens == 0 {
-        return Err(Failure::user("samples and max_new_tokens must be at least 1").into());
+    if [params.samples, params.max_batch, params.max_new_tokens].contains(&0) {
+        return Err(Failure::user("samples, max_batch and max_new_tokens must be at least 1").into());
     }
     let problems = cursor::problems(cx, params.split, params.limit)?;
-    let model = Model::load(&cx.input("model")?, Precision::Fp32, device())?;
-    let mut engine = model.engine(Options::default());
+    let (model, _) = load(cx, "model", params.precision, params.quantization)?;
+    let mut engine = model.engine(Options::new(params.max_batch, params.kv_bytes).offline());
     drop(model);
+    if params.kv_bytes > 0 {
+        // not after hours of measuring
+        let prompts = problems.iter().map(|p| Ok(evaluate::prompt(&engine, p)?.len()));
+        let longest = prompts.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(1);
+        engine.check_limit(longest, params.max_new_tokens as usize)?;
+    }
     let mut grader = verify::grader(cx, Scoring::default(), params.reward.as_ref())?;
     let drawing = Drawing {
         samples: params.samples,

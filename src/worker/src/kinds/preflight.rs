@@ -7,16 +7,19 @@
 use crate::context::Failure;
 use model::runtime;
 use record::FailureClass;
+use record::params::Precision;
 use tch::{Cuda, Device, Kind, Tensor};
 
 /// Side of the matrices; the sum of ones times ones is its third power, exact in single precision.
 const SIDE: i64 = 128;
+/// First compute capability with bf16 arithmetic (Ampere).
+const BF16: (u32, u32) = (8, 0);
 
-/// Checks `wanted` GPUs. `library`: libtorch's CUDA half is installed.
+/// Checks `wanted` GPUs. `library`: libtorch's CUDA half is installed; `precision`: of the weights that will be loaded.
 ///
 /// # Errors
 /// [`Failure`]: `Setup` where libtorch cannot use any GPU on any node, `NodeUnfit` for this node's fault.
-pub fn gpus(wanted: u32, library: bool) -> Result<(), Failure> {
+pub fn gpus(wanted: u32, library: bool, precision: Option<Precision>) -> Result<(), Failure> {
     if wanted == 0 {
         return Ok(());
     }
@@ -38,8 +41,9 @@ pub fn gpus(wanted: u32, library: bool) -> Result<(), Failure> {
         )));
     }
     (0..wanted as usize).try_for_each(|k| {
-        if let (Some(gpu), Some(built)) = (runtime::compute_capability(k), runtime::built_for()) {
-            capable(k, gpu, built)?;
+        if let Some(gpu) = runtime::compute_capability(k) {
+            runtime::built_for().map_or(Ok(()), |built| capable(k, gpu, built))?;
+            calculates(k, gpu, precision)?;
         }
         product(Device::Cuda(k))
     })
@@ -58,6 +62,18 @@ fn capable(k: usize, gpu: (u32, u32), built: &[(u32, u32)]) -> Result<(), Failur
         gpu.1,
         runtime::LIBTORCH,
         known.join(", ")
+    )))
+}
+
+/// Whether GPU `k` has arithmetic for the number format. libtorch would imitate bf16 on older ones, many times slower.
+fn calculates(k: usize, gpu: (u32, u32), precision: Option<Precision>) -> Result<(), Failure> {
+    if precision != Some(Precision::Bf16) || gpu >= BF16 {
+        return Ok(());
+    }
+    Err(unfit(format!(
+        "GPU {k} has compute capability {}.{} and no bf16 arithmetic, which begins with {}.{}: set `precision: fp16`, or ask \
+         the scheduler for another GPU type (`extra` options of the site)",
+        gpu.0, gpu.1, BF16.0, BF16.1
     )))
 }
 
@@ -94,14 +110,14 @@ mod tests {
 
     #[test]
     fn a_task_without_gpus_needs_none() {
-        assert!(gpus(0, false).is_ok());
+        assert!(gpus(0, false, None).is_ok());
     }
 
     #[test]
     fn a_missing_library_is_the_installations_fault_and_a_missing_gpu_the_nodes() {
-        assert_eq!(gpus(1, false).unwrap_err().class, FailureClass::Setup);
+        assert_eq!(gpus(1, false, None).unwrap_err().class, FailureClass::Setup);
         // more than any node has
-        let e = gpus(1000, true).unwrap_err();
+        let e = gpus(1000, true, None).unwrap_err();
         assert_eq!(e.class, FailureClass::NodeUnfit);
         assert!(e.message.contains("1000 GPUs were asked for"), "{e}");
     }
@@ -115,6 +131,17 @@ mod tests {
             "{e}"
         );
         assert!(capable(0, (8, 9), &[(7, 0), (8, 0)]).is_ok());
+    }
+
+    #[test]
+    fn bf16_is_refused_where_a_gpu_has_none_and_the_other_formats_are_not() {
+        let e = calculates(0, (7, 5), Some(Precision::Bf16)).unwrap_err();
+        assert_eq!(e.class, FailureClass::NodeUnfit);
+        assert!(e.message.contains("7.5") && e.message.contains("`precision: fp16`"), "{e}");
+        assert!(calculates(0, (8, 0), Some(Precision::Bf16)).is_ok());
+        for precision in [None, Some(Precision::Fp16), Some(Precision::Fp32)] {
+            assert!(calculates(0, (7, 0), precision).is_ok());
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Kind `rl`: reinforcement learning against executed tests.
 
 use crate::context::{Context, Ending};
-use crate::kinds::{cursor, training, verify};
+use crate::kinds::{cursor, load, training, verify};
 use anyhow::Result;
 use corpus::Problem;
 use oracle::{Answer, Reward, Scoring};
@@ -43,11 +43,11 @@ impl train::rl::Reward for Judge<'_> {
 pub fn run(cx: &mut Context, p: &RlParams) -> Result<Ending> {
     let problems = cursor::problems(cx, Split::Train, 0)?;
     let checks = if p.validate_every > 0 { cursor::problems(cx, Split::Validation, 0)? } else { Vec::new() };
-    let (mut model, base) = training::load(cx, "model", p.precision, p.quantization)?;
+    let (mut model, base) = load(cx, "model", p.precision, p.quantization)?;
     // the KL term pulls towards `reference`; without one towards the starting model: adapter off, or a frozen copy
     let reference = match (cx.optional_input("reference")?, &p.lora) {
-        (Some(_), _) => Some(training::load(cx, "reference", p.precision, p.quantization)?.0),
-        (None, None) => Some(training::load(cx, "model", p.precision, p.quantization)?.0),
+        (Some(_), _) => Some(load(cx, "reference", p.precision, p.quantization)?.0),
+        (None, None) => Some(load(cx, "model", p.precision, p.quantization)?.0),
         (None, Some(_)) => None,
     };
     tch::manual_seed((p.seed >> 1) as i64);

@@ -1,13 +1,12 @@
 //! Kind `serve`: a model of the sweep behind an OpenAI-compatible API, for as long as somebody needs it.
 
 use crate::context::{Context, Ending, Failure, Report};
-use crate::kinds::device;
+use crate::kinds::load;
 use crate::kinds::training::ADAPTER;
 use anyhow::Result;
-use generate::Engine;
-use model::{Model, Options};
+use model::Options;
 use record::layout;
-use record::params::{Precision, ServeParams};
+use record::params::{KvPrecision, ServeParams};
 use record::source::is_commit;
 use serde_json::json;
 use serve::{Left, Limits, Service};
@@ -17,20 +16,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub fn run(cx: &mut Context, params: &ServeParams) -> Result<Ending> {
-    if params.max_batch == 0 || params.max_new_tokens == 0 {
-        return Err(Failure::user("max_batch and max_new_tokens must be at least 1").into());
+    if [params.max_batch, params.max_new_tokens, params.prefill_chunk].contains(&0) {
+        return Err(Failure::user("max_batch, max_new_tokens and prefill_chunk must be at least 1").into());
     }
-    let dir = cx.input("model")?;
-    let model = Model::load(&dir, Precision::Fp32, device())?;
-    let max_batch = params.max_batch as usize;
-    let kv_bytes = (params.kv_bytes > 0).then(|| usize::try_from(params.kv_bytes).unwrap_or(usize::MAX));
-    let mut engine = model.engine(Options { max_batch, kv_bytes, ..Options::default() });
-    let cache = engine.cache();
-    if cache.limit == Some(0) {
-        let what =
-            format!("kv_bytes {} is less than one page of {} bytes", params.kv_bytes, cache.page_bytes);
-        return Err(Failure::user(what).into());
-    }
+    let (model, dir) = load(cx, "model", params.precision, params.quantization)?;
+    let options = options(params);
+    let mut engine = model.engine(options);
+    // a prompt has a token at least
+    engine.check_limit(1, params.max_new_tokens as usize)?;
     let adapters = adapters(cx, &dir)?;
     for (name, dir) in &adapters {
         engine.add_adapter(name, dir, &model)?;
@@ -44,7 +37,7 @@ pub fn run(cx: &mut Context, params: &ServeParams) -> Result<Ending> {
         adapters: adapters.iter().map(|a| a.0.clone()).collect(),
         bind: serve::bind_address(|name| std::env::var(name).ok()).map_err(Failure::user)?,
         limits: Limits {
-            sequences: max_batch + params.queue as usize,
+            sequences: options.max_batch + params.queue as usize,
             max_new_tokens: params.max_new_tokens,
             ..Limits::default()
         },
@@ -105,6 +98,18 @@ pub fn run(cx: &mut Context, params: &ServeParams) -> Result<Ending> {
     })
 }
 
+fn options(params: &ServeParams) -> Options {
+    let options = Options::new(params.max_batch, params.kv_bytes);
+    let piece_tokens = params.prefill_chunk as usize;
+    Options {
+        // with nobody to wait for a prompt's pieces they are no smaller
+        prefill_tokens: options.prefill_tokens.max(piece_tokens),
+        piece_tokens,
+        half_pages: params.kv_precision == KvPrecision::Bf16,
+        ..options
+    }
+}
+
 /// Adapters of the phases under role `adapters`, each under the name of its phase (`sft.2` for the second task of one).
 /// Over other weights than those at `model` an adapter of the same shape would answer, and wrongly: it is refused.
 fn adapters(cx: &Context, model: &Path) -> Result<Vec<(String, PathBuf)>> {
@@ -153,6 +158,26 @@ fn identity(dir: &Path) -> Option<&OsStr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_engine_gets_what_the_parameters_say() {
+        let usual = options(&ServeParams::default());
+        assert_eq!(usual, Options { max_batch: 32, ..Options::default() });
+        let all = options(&ServeParams {
+            max_batch: 3,
+            kv_bytes: 5000,
+            kv_precision: KvPrecision::Bf16,
+            prefill_chunk: 64,
+            ..ServeParams::default()
+        });
+        assert_eq!((all.max_batch, all.kv_bytes, all.half_pages), (3, Some(5000), true));
+        assert_eq!((all.piece_tokens, all.prefill_tokens), (64, usual.prefill_tokens));
+        let large = options(&ServeParams { prefill_chunk: 20_000, ..ServeParams::default() });
+        assert_eq!((large.piece_tokens, large.prefill_tokens), (20_000, 20_000));
+        // and nobody reads along with what is measured or learnt from
+        let offline = Options::new(7, 0).offline();
+        assert_eq!((offline.max_batch, offline.piece_tokens), (7, offline.prefill_tokens));
+    }
 
     #[test]
     fn the_same_weights_are_known_by_task_by_commit_or_by_place() {

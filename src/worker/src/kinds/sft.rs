@@ -1,7 +1,7 @@
 //! Kind `sft`: fine-tuning on prompt and completion rows, or on conversations.
 
 use crate::context::{Context, Ending, Failure};
-use crate::kinds::training;
+use crate::kinds::{load, training};
 use anyhow::Result;
 use model::sampler::{bits, permutation};
 use record::params::SftParams;
@@ -18,7 +18,7 @@ pub fn run(cx: &mut Context, p: &SftParams) -> Result<Ending> {
             Failure::user("sft: batch, accumulation and epochs (or max_steps) must be at least 1").into()
         );
     }
-    let (mut model, base) = training::load(cx, "model", p.precision, p.quantization)?;
+    let (mut model, base) = load(cx, "model", p.precision, p.quantization)?;
     let data = crate::data::rows(cx, p.columns.as_ref())?;
     let context = usize::try_from(model.decoder.config.context).unwrap_or(usize::MAX);
     let max_tokens = context.min(p.max_tokens as usize);

@@ -1,13 +1,12 @@
-//! What the kinds that train share: the host of a training, loading, and the facts of an outcome.
+//! What the kinds that train share: the host of a training, saving, and the facts of an outcome.
 
 use crate::context::{Context, Ending, Report};
 use crate::kinds::device;
 use anyhow::Result;
 use model::Model;
-use record::params::{Precision, Quantization};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use train::{End, Error, Host};
 
 /// Subdirectory of `out/` with the adapter in PEFT's layout.
@@ -33,21 +32,6 @@ impl Host for Attempt<'_> {
     fn stop(&mut self) -> Option<String> {
         self.0.stop().map(|s| s.to_string())
     }
-}
-
-/// Loads the model of `role` and says where it was; its layers' weights are packed to 4 bits where `quantization` says so.
-///
-/// # Errors
-/// A missing input, a model that cannot be read.
-pub fn load(
-    cx: &Context,
-    role: &str,
-    precision: Precision,
-    quantization: Quantization,
-) -> Result<(Model, PathBuf)> {
-    let dir = cx.input(role)?;
-    let packed = quantization == Quantization::Nf4;
-    Ok((Model::load_quantized(&dir, precision, packed, device())?, dir))
 }
 
 /// Writes the (merged) model and, where there is one, the adapter.

@@ -7,7 +7,9 @@ use record::{
     AttemptRecord, ContentKey, Input, Outcome, OutputFile, Params, Resources, ResultPointer, Status,
     TaskSpec, Token, Usage, atomic, layout,
 };
+use serve::Endpoint;
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
@@ -173,4 +175,30 @@ pub fn outcome(task: &Path) -> Outcome {
 
 pub fn lines(path: &Path) -> Vec<serde_json::Value> {
     corpus::read_jsonl(path).unwrap()
+}
+
+/// One HTTP call to a service; status and body.
+pub fn call(endpoint: &Endpoint, method: &str, path: &str, body: &str) -> (u16, String) {
+    let host = endpoint.url.trim_start_matches("http://");
+    let token = endpoint.token.as_deref().unwrap();
+    let mut stream = std::net::TcpStream::connect(host).unwrap();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+/// Tells a service to leave and waits for it.
+pub fn leave(mut service: Child) {
+    let pid = i32::try_from(service.id()).unwrap();
+    // SAFETY: a signal to a child of ours that has not been waited for.
+    unsafe { libc::kill(pid, libc::SIGTERM) };
+    assert_eq!(service.wait().unwrap().code(), Some(record::exit::CHECKPOINTED));
 }
