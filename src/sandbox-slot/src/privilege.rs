@@ -50,6 +50,14 @@ pub fn undumpable() -> Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }.into(), "PR_SET_DUMPABLE")
 }
 
+/// Whether what this process execs has the same addresses each time. The warm interpreter has: its forks know them anyway,
+/// and where luck puts its libraries made runs up to a fifth slower in some slots than in others. Only a wish.
+pub fn fixed_addresses(fixed: bool) {
+    let wanted = if fixed { libc::ADDR_NO_RANDOMIZE } else { 0 };
+    // SAFETY: a plain number.
+    unsafe { libc::personality(libc::c_ulong::from(wanted.cast_unsigned())) };
+}
+
 /// Asks the scheduler to let process 1 run soon when it wakes, so that a run is not far beyond a limit when it is seen:
 /// a short time slice, which kernels from 6.12 turn into an early deadline. Children get the ordinary one. Only a wish:
 /// older kernels know no slices, and nothing depends on it.

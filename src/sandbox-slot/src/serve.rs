@@ -149,6 +149,7 @@ fn become_interpreter(
         return SlotError("a NUL byte in the interpreter's command".into());
     };
     argv.push(CString::new(hex).expect("hexadecimal digits have no NUL"));
+    privilege::fixed_addresses(true);
     match nix::unistd::execve(&argv[0], &argv, &env) {
         Ok(never) => match never {},
         Err(e) => SlotError(format!("exec {}: {e}", argv[0].to_string_lossy())),

@@ -87,6 +87,7 @@ extern "C" fn child(arg: *mut libc::c_void) -> libc::c_int {
         plan.error = e;
         return 127;
     }
+    crate::privilege::fixed_addresses(false);
     // SAFETY: both arrays are NULL-terminated and live in the suspended parent. Python and Rust ignore SIGPIPE, Python
     // SIGXFSZ too; what is ignored stays so over exec, and programs must start with the defaults.
     unsafe {
