@@ -155,7 +155,13 @@ impl Lab {
     fn check(&self, status: &Value) {
         let tasks = tasks(status);
         let known: BTreeSet<&str> = tasks.iter().filter_map(|t| t["job_id"].as_str()).collect();
-        let cluster = self.cluster();
+        // A task has succeeded when its record lies there; its job ends a moment later.
+        let start = Instant::now();
+        let mut cluster = self.cluster();
+        while cluster.jobs.iter().any(|j| j.state.is_live()) && start.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(20));
+            cluster = self.cluster();
+        }
         for job in &cluster.jobs {
             assert!(!job.state.is_live(), "{self}: orphan: job {} ({}) still lives", job.full_id(), job.name);
             let id = job.full_id();
