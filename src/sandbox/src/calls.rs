@@ -84,7 +84,7 @@ impl<T> Heard<T> {
 
 /// The bytes of a value as a frame.
 pub(crate) fn frame(body: &[u8]) -> Vec<u8> {
-    // What is longer than a length can say is cut short here, and refused where it is read: there is no such value of ours.
+    // Beyond 4 GiB the length is wrong, and whoever reads it gives up; no memory limit leaves room for such a value.
     let n = u32::try_from(body.len()).unwrap_or(u32::MAX);
     [&n.to_le_bytes(), body].concat()
 }
