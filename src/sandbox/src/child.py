@@ -21,12 +21,15 @@ def frame(value, _dumps=marshal.dumps):
     return len(data).to_bytes(4, 'little') + data
 
 
-def send(value, version=2, _dumps=marshal.dumps, _write=os.write):
-    data = _dumps(value, version)
+def put(data, _write=os.write):
     data = len(data).to_bytes(4, 'little') + data
     sent = _write(CHANNEL, data)
     while sent < len(data):
         sent += _write(CHANNEL, data[sent:sent + (1 << 20)])
+
+
+def send(value, _dumps=marshal.dumps, _put=put):
+    _put(_dumps(value, 2))
 
 
 read_first = os.read  # a warm interpreter has a better one
@@ -72,17 +75,10 @@ def send_result(number, result):
             step = max(1, step * PART // len(part))
             continue
         send([number, 'part', at])
-        data = len(part).to_bytes(4, 'little') + part
-        for i in range(0, len(data), PART):
-            write_all(data[i:i + PART])
+        put(part)
         at += step
         step = max(1, min(4 * step, step * PART // len(part), MOST))
     send([number, 'whole', type(result).__name__])
-
-
-def write_all(data):
-    while data:
-        data = data[os.write(CHANNEL, data):]
 
 
 def new_main(source, name):

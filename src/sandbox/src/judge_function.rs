@@ -80,7 +80,7 @@ impl Judge<'_> {
 struct Calls<'a> {
     session: Session<'a>,
     entry: Value,
-    /// Number of the first call. Not known to the program before it is asked: it cannot answer ahead.
+    /// Number of the first call, from which the others count. The program does not know it before it is asked.
     first: i128,
     tolerance: f64,
     /// For each.

@@ -239,3 +239,22 @@ fn the_probe_says_what_holds() {
     assert!(probe.tier.is_some_and(|t| t >= Tier::BMinus), "{probe:?}");
     assert!(probe.languages.iter().any(|(n, v)| n == "python" && v.is_ok()));
 }
+
+#[test]
+fn what_a_slot_execs_has_an_ordinary_address_space_and_warm_python_the_same_in_each_slot() {
+    let run = |job: Job| {
+        let r =
+            Sandbox::start(Config { slots: 1, ..Config::default() }).expect("a sandbox").run(&job.input(""));
+        r.tests[0].stdout.lossy().trim().to_owned()
+    };
+    let shell = "read p < /proc/self/personality; echo $p";
+    assert_eq!(run(Job::stdio("sh", "bash", shell)), "00000000");
+    let python = "print(open('/proc/self/personality').read().strip(), id(print))";
+    let (one, other) = (run(Job::python("a", python)), run(Job::python("b", python)));
+    // A container's own filter may refuse the wish; then nothing is promised.
+    if one.starts_with("00040000") {
+        assert_eq!(one, other);
+    } else {
+        assert!(one.starts_with("00000000"), "{one}");
+    }
+}
